@@ -1,0 +1,166 @@
+package store
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	castChannel = "moothall"
+	castEvery   = 25 * time.Millisecond // at most one wake-up in this time
+	castMax     = 7900                  // PostgreSQL's limit of a notification is 8000 bytes
+)
+
+// caster sends and receives notifications on session connections of its own, outside the log's transactions.
+type caster struct {
+	url  string
+	mu   sync.Mutex
+	out  []string
+	dirt bool
+	ping chan struct{}
+}
+
+// caster is nil on SQLite, which one process serves.
+func (s *Store) caster() *caster {
+	if b, ok := s.backend.(*pgBackend); ok {
+		return b.cast
+	}
+	return nil
+}
+
+// Broadcast sends a payload of at most a few kilobytes to every process, this one included, without storing it. It
+// may be lost.
+func (s *Store) Broadcast(topic, payload string) {
+	s.mu.Lock()
+	fn := s.onCast
+	s.mu.Unlock()
+	if fn != nil {
+		fn(topic, payload)
+	}
+	if c := s.caster(); c != nil {
+		c.send(s.node + ":" + topic + ":" + payload)
+	}
+}
+
+// wake tells other processes that the log has grown.
+func (c *caster) wake() {
+	c.mu.Lock()
+	c.dirt = true
+	c.mu.Unlock()
+	c.nudge()
+}
+
+func (c *caster) send(msg string) {
+	if len(msg) > castMax {
+		return
+	}
+	c.mu.Lock()
+	if len(c.out) < 1000 {
+		c.out = append(c.out, msg)
+	}
+	c.mu.Unlock()
+	c.nudge()
+}
+
+func (c *caster) nudge() {
+	select {
+	case c.ping <- struct{}{}:
+	default:
+	}
+}
+
+// run keeps both connections up until ctx ends. Without them other processes still see everything by polling.
+func (c *caster) run(ctx context.Context, s *Store) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.retry(ctx, s, "listen", c.listen)
+	}()
+	c.retry(ctx, s, "notify", c.notify)
+	<-done
+	return nil
+}
+
+func (c *caster) retry(ctx context.Context, s *Store, what string, fn func(context.Context, *Store) error) {
+	for ctx.Err() == nil {
+		if err := fn(ctx, s); err != nil && ctx.Err() == nil {
+			s.log.Warn("notifications between nodes are down, trying again", "part", what, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (c *caster) listen(ctx context.Context, s *Store) error {
+	conn, err := pgx.Connect(ctx, c.url)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if _, err := conn.Exec(ctx, "LISTEN "+castChannel); err != nil {
+		return err
+	}
+	for {
+		n, err := conn.WaitForNotification(ctx)
+		if err != nil {
+			return err
+		}
+		node, rest, _ := strings.Cut(n.Payload, ":")
+		if node == s.node {
+			continue
+		}
+		topic, payload, ok := strings.Cut(rest, ":")
+		if !ok {
+			s.wakeTailer()
+			continue
+		}
+		s.mu.Lock()
+		fn := s.onCast
+		s.mu.Unlock()
+		if fn != nil {
+			fn(topic, payload)
+		}
+	}
+}
+
+func (c *caster) notify(ctx context.Context, s *Store) error {
+	conn, err := pgx.Connect(ctx, c.url)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.ping:
+		}
+		c.mu.Lock()
+		out, dirt := c.out, c.dirt
+		c.out, c.dirt = nil, false
+		c.mu.Unlock()
+		b := &pgx.Batch{}
+		if dirt {
+			b.Queue("SELECT pg_notify($1, $2)", castChannel, s.node)
+		}
+		for _, m := range out {
+			b.Queue("SELECT pg_notify($1, $2)", castChannel, m)
+		}
+		if b.Len() > 0 {
+			if err := conn.SendBatch(ctx, b).Close(); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(castEvery):
+		}
+	}
+}

@@ -1,0 +1,479 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+)
+
+// Kind says what an entry of the log announces.
+type Kind int8
+
+// The kinds of entries. Their numbers are stored: new ones are added at the end.
+const (
+	KindReset       Kind = iota // never stored: this process lost its place in the log and must drop what it caches
+	KindEvent                   // Room, Ref: the event's nid
+	KindReceipt                 // Room: receipts of the room changed
+	KindAccountData             // User, Key: the type; Room: 0 for global account data
+	KindToDevice                // User, Key: the device
+	KindDeviceList              // User: devices or cross-signing keys changed
+	KindKeys                    // User, Key: the device; one-time or fallback key counts changed
+	KindSession                 // User, Key: the device or "" for all; access tokens were revoked or changed
+	KindProfile                 // User: display name, avatar or another profile field
+	KindPusher                  // User: pushers changed
+	KindRoomMeta                // Room: what is not an event changed (published, alias, blocked, purged)
+	KindUser                    // User: the account was made, locked, suspended, deactivated
+)
+
+// Entry announces one change. Values lie in their own tables with the position of their last change.
+type Entry struct {
+	Pos  int64
+	Kind Kind
+	Room int64  // rooms.nid or 0
+	User string // Matrix user id or ""
+	Key  string
+	Ref  int64
+	// Payload is what the writer attached for listeners in its own process; it is not stored. Entries of other
+	// processes get theirs from a listener's Hydrate.
+	Payload any
+}
+
+// Epoch is a stretch of the log between restores: positions of different epochs may name different entries.
+type Epoch struct{ Number, First int64 }
+
+// Listener follows the log inside this process.
+type Listener struct {
+	// Hydrate loads payloads of entries that other processes wrote; it may read the store. Optional.
+	Hydrate func(ctx context.Context, entries []Entry) error
+	// Apply gets every entry once, in order. It is quick and calls nothing of the store.
+	Apply func(entries []Entry)
+}
+
+const (
+	pollBusy  = 50 * time.Millisecond // between looks at the head while other processes write
+	pollIdle  = time.Second
+	tailChunk = 2000
+	logKeep   = 100_000 // entries kept for processes that lag, however far the followers are
+)
+
+func newNodeID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // crypto/rand never fails on supported systems
+	return hex.EncodeToString(b[:])
+}
+
+// LockHead takes the log's head row: from here to COMMIT nobody else gives positions. It comes as late as possible.
+func (tx *Tx) LockHead() error {
+	if tx.locked {
+		return nil
+	}
+	found, err := tx.Get([]any{&tx.head, &tx.nid}, `SELECT pos, event_nid FROM log_head WHERE id = 1 @forupdate`)
+	if err != nil {
+		return fmt.Errorf("lock the log's head: %w", err)
+	}
+	if !found {
+		return errors.New("the log has no head row; the database is damaged")
+	}
+	tx.locked = true
+	return nil
+}
+
+// Announce gives the entry its position, which is final if the transaction commits.
+func (tx *Tx) Announce(e Entry) (int64, error) {
+	if err := tx.LockHead(); err != nil {
+		return 0, err
+	}
+	tx.head++
+	e.Pos = tx.head
+	tx.entries = append(tx.entries, e)
+	return e.Pos, nil
+}
+
+// NextEventNID gives the number of a new event.
+func (tx *Tx) NextEventNID() (int64, error) {
+	if err := tx.LockHead(); err != nil {
+		return 0, err
+	}
+	tx.nid++
+	return tx.nid, nil
+}
+
+// Head is the last position, this transaction's own included; the head must be locked.
+func (tx *Tx) Head() int64 { return tx.head }
+
+var logCols = []Col{{"pos", Int}, {"kind", Int}, {"room", Int}, {"usr", Text}, {"key", Text}, {"ref", Int}}
+
+const updateHead = `UPDATE log_head SET pos = $1, event_nid = $2 WHERE id = 1`
+
+func (tx *Tx) logRow(i int) []any {
+	e := &tx.entries[i]
+	row := []any{e.Pos, int64(e.Kind), nil, nil, nil, nil}
+	if e.Room != 0 {
+		row[2] = e.Room
+	}
+	if e.User != "" {
+		row[3] = e.User
+	}
+	if e.Key != "" {
+		row[4] = e.Key
+	}
+	if e.Ref != 0 {
+		row[5] = e.Ref
+	}
+	return row
+}
+
+// flushLog writes the announced entries; SQLite's way.
+func (tx *Tx) flushLog() error {
+	if !tx.locked {
+		return nil
+	}
+	if err := tx.Insert("log", logCols, len(tx.entries), tx.logRow, ""); err != nil {
+		return fmt.Errorf("write the log: %w", err)
+	}
+	_, err := tx.Exec(updateHead, tx.head, tx.nid)
+	return err
+}
+
+// queueLog writes the announced entries in the pipeline that ends with COMMIT; PostgreSQL's way.
+func (tx *Tx) queueLog(b *pgx.Batch) error {
+	if !tx.locked {
+		return nil
+	}
+	if len(tx.entries) > 0 {
+		q := &insertSQL{cols: logCols}
+		arrays, err := pgArrays(q, len(tx.entries), tx.logRow)
+		if err != nil {
+			return err
+		}
+		b.Queue(insertStatement(insertKey{d: dialectPostgres, table: "log", cols: "pos, kind, room, usr, key, ref"}, logCols), arrays...)
+	}
+	b.Queue(updateHead, tx.head, tx.nid)
+	return nil
+}
+
+// Applied is the position up to which this process's memory is.
+func (s *Store) Applied() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.applied
+}
+
+// Epochs lists the log's epochs, oldest first; the last one is current.
+func (s *Store) Epochs() []Epoch { return s.epochs }
+
+// WaitApplied waits until this process has applied the position.
+func (s *Store) WaitApplied(ctx context.Context, pos int64) error {
+	for {
+		s.mu.Lock()
+		if s.applied >= pos {
+			s.mu.Unlock()
+			return nil
+		}
+		ch := s.changed
+		s.mu.Unlock()
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// CatchUp reads the head from the database and waits until this process has applied it.
+func (s *Store) CatchUp(ctx context.Context) error {
+	var head int64
+	err := s.Read(ctx, func(tx *Tx) error {
+		_, err := tx.Get([]any{&head}, `SELECT pos FROM log_head WHERE id = 1`)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.wakeTailer()
+	return s.WaitApplied(ctx, head)
+}
+
+func (s *Store) wakeTailer() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// deliver takes the entries of a transaction of this process to the listeners, in order.
+func (s *Store) deliver(entries []Entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first, last := entries[0].Pos, entries[len(entries)-1].Pos
+	switch {
+	case !s.follows:
+		s.moveTo(max(s.applied, last))
+	case last <= s.applied: // the tailer was quicker
+	case first == s.applied+1:
+		s.applyLocked(entries)
+		s.applyPending()
+	default:
+		s.pending[first] = batch{entries}
+		s.wakeTailer()
+	}
+	if c := s.caster(); c != nil {
+		c.wake()
+	}
+}
+
+func (s *Store) applyPending() {
+	for {
+		b, ok := s.pending[s.applied+1]
+		if !ok {
+			return
+		}
+		delete(s.pending, s.applied+1)
+		s.applyLocked(b.entries)
+	}
+}
+
+func (s *Store) applyLocked(entries []Entry) {
+	for _, fn := range s.apply {
+		fn(entries)
+	}
+	s.moveTo(entries[len(entries)-1].Pos)
+}
+
+func (s *Store) moveTo(pos int64) {
+	s.applied = pos
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// Follow brings this process the entries of all processes until ctx ends. Listeners are called in the order given.
+// broadcast gets what Broadcast sends, from every process.
+func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func(topic, payload string)) error {
+	s.mu.Lock()
+	for _, l := range listeners {
+		s.apply = append(s.apply, l.Apply)
+	}
+	s.follows = true
+	s.onCast = broadcast
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.follows, s.apply = false, nil
+		if n := len(s.pending); n > 0 {
+			s.log.Warn("the log's follower ends while entries wait", "transactions", n)
+		}
+		s.moveTo(s.applied) // whoever waits looks again
+		s.mu.Unlock()
+	}()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.tail(ctx, listeners) })
+	g.Go(func() error { return s.maintain(ctx) })
+	if c := s.caster(); c != nil {
+		g.Go(func() error { return c.run(ctx, s) })
+	}
+	err := g.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// tail polls the head and applies what other processes wrote. The polled head is the truth; notifications only
+// shorten the wait.
+func (s *Store) tail(ctx context.Context, listeners []Listener) error {
+	wait := pollIdle
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	lastForeign := time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.kick:
+		case <-timer.C:
+		}
+		n, err := s.tailOnce(ctx, listeners)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			s.log.Warn("the log cannot be read, trying again", "error", err)
+		case n > 0:
+			lastForeign = time.Now()
+		}
+		wait = pollIdle
+		if err == nil && time.Since(lastForeign) < 2*time.Second {
+			wait = pollBusy
+		}
+		timer.Reset(wait)
+	}
+}
+
+// tailOnce applies everything up to the head and returns how many entries of others there were.
+func (s *Store) tailOnce(ctx context.Context, listeners []Listener) (int, error) {
+	foreign := 0
+	for {
+		from := s.Applied()
+		var entries []Entry
+		var head int64
+		err := s.Read(ctx, func(tx *Tx) error {
+			if _, err := tx.Get([]any{&head}, `SELECT pos FROM log_head WHERE id = 1`); err != nil || head <= from {
+				return err
+			}
+			var err error
+			entries, err = tx.ReadLog(from, tailChunk)
+			return err
+		})
+		if err != nil {
+			return foreign, err
+		}
+		s.mu.Lock()
+		s.headSeen = time.Now()
+		s.mu.Unlock()
+		if head <= from {
+			return foreign, nil
+		}
+		if len(entries) == 0 || entries[0].Pos != from+1 {
+			entries = append([]Entry{{Pos: head, Kind: KindReset}}, entries[:0]...)
+		}
+		s.mu.Lock()
+		var strange []Entry // not delivered by this process up to now
+		for _, e := range entries {
+			if e.Pos > s.applied && !s.isPendingLocked(e.Pos) {
+				strange = append(strange, e)
+			}
+		}
+		s.mu.Unlock()
+		for _, l := range listeners {
+			if l.Hydrate != nil && len(strange) > 0 {
+				if err := l.Hydrate(ctx, strange); err != nil {
+					return foreign, fmt.Errorf("load entries of the log: %w", err)
+				}
+			}
+		}
+		foreign += s.applyForeign(strange)
+		if len(entries) < tailChunk {
+			if s.Applied() >= head {
+				return foreign, nil
+			}
+			if len(strange) == 0 {
+				return foreign, nil // what is missing is in a commit of this process that is about to be delivered
+			}
+		}
+	}
+}
+
+func (s *Store) isPendingLocked(pos int64) bool {
+	for _, b := range s.pending {
+		if pos >= b.entries[0].Pos && pos <= b.entries[len(b.entries)-1].Pos {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Store) applyForeign(strange []Entry) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for len(strange) > 0 {
+		if strange[0].Pos <= s.applied {
+			strange = strange[1:]
+			continue
+		}
+		if strange[0].Kind == KindReset {
+			for first, b := range s.pending {
+				if b.entries[len(b.entries)-1].Pos <= strange[0].Pos {
+					delete(s.pending, first)
+				}
+			}
+			s.applyLocked(strange[:1])
+			return n + 1
+		}
+		s.applyPending()
+		if strange[0].Pos != s.applied+1 {
+			if strange[0].Pos > s.applied+1 {
+				return n // a commit of ours in between is about to be delivered
+			}
+			continue
+		}
+		// one run of consecutive positions at once
+		end := 1
+		for end < len(strange) && strange[end].Pos == strange[end-1].Pos+1 {
+			end++
+		}
+		s.applyLocked(strange[:end])
+		n += end
+		strange = strange[end:]
+	}
+	s.applyPending()
+	return n
+}
+
+// ReadLog reads up to limit entries after a position.
+func (tx *Tx) ReadLog(after int64, limit int) ([]Entry, error) {
+	var out []Entry
+	err := tx.Each(`SELECT pos, kind, coalesce(room, 0), coalesce(usr, ''), coalesce(key, ''), coalesce(ref, 0)
+		FROM log WHERE pos > $1 ORDER BY pos LIMIT $2`, []any{after, limit}, func(r *Row) error {
+		var e Entry
+		if err := r.Scan(&e.Pos, &e.Kind, &e.Room, &e.User, &e.Key, &e.Ref); err != nil {
+			return err
+		}
+		out = append(out, e)
+		return nil
+	})
+	return out, err
+}
+
+// maintain drops entries that all followers have passed, and moves SQLite's WAL into its file.
+func (s *Store) maintain(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	lastPrune := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if b, ok := s.backend.(*sqliteBackend); ok {
+			if err := b.checkpoint(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("checkpoint", "error", err)
+			}
+		}
+		if time.Since(lastPrune) < time.Minute {
+			continue
+		}
+		lastPrune = time.Now()
+		if err := s.pruneLog(ctx, logKeep); err != nil && ctx.Err() == nil {
+			s.log.Warn("drop old entries of the log", "error", err)
+		}
+	}
+}
+
+func (s *Store) pruneLog(ctx context.Context, keep int64) error {
+	for {
+		var n int64
+		err := s.Write(ctx, func(tx *Tx) error {
+			var err error
+			n, err = tx.Exec(`DELETE FROM log WHERE pos IN (SELECT pos FROM log
+				WHERE pos <= (SELECT pos FROM log_head WHERE id = 1) - $1
+				AND pos <= coalesce((SELECT min(pos) FROM followers), 9223372036854775807) ORDER BY pos LIMIT 1000)`, keep)
+			return err
+		})
+		if err != nil || n < 1000 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond): // let the chat's own writes through
+		}
+	}
+}

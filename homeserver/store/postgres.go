@@ -1,0 +1,321 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/moothall/moothall/homeserver/mxerr"
+)
+
+// frozenNodeTimeout frees the log's lock when the node that holds it does not go on.
+const frozenNodeTimeout = "5s"
+
+// pgRetries bounds how often a transaction that lost against another is run again.
+const pgRetries = 5
+
+type pgBackend struct {
+	pool *pgxpool.Pool
+	cast *caster
+	log  *slog.Logger
+}
+
+func openPostgres(ctx context.Context, cfg Config, log *slog.Logger) (*pgBackend, error) {
+	pc, err := pgxpool.ParseConfig(cfg.URL)
+	if err != nil {
+		return nil, errors.New("database.url is no valid PostgreSQL address; it looks like postgres://user:password@host:5432/database")
+	}
+	pc.MaxConns = 16
+	if cfg.MaxConns > 0 {
+		pc.MaxConns = int32(min(cfg.MaxConns, 1000))
+	}
+	pc.ConnConfig.RuntimeParams["application_name"] = "moothall"
+	pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = frozenNodeTimeout
+	pc.ConnConfig.RuntimeParams["timezone"] = "UTC"
+	pc.ConnConfig.ConnectTimeout = 5 * time.Second
+	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	if err != nil {
+		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
+	}
+	listen := cfg.ListenURL
+	if listen == "" {
+		listen = cfg.URL
+	}
+	b := &pgBackend{pool: pool, log: log, cast: &caster{url: listen, ping: make(chan struct{}, 1)}}
+	if err := b.ping(ctx); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("cannot reach PostgreSQL at %s: %w", pc.ConnConfig.Host, err)
+	}
+	return b, nil
+}
+
+func (b *pgBackend) sqlite() bool { return false }
+
+func (b *pgBackend) close() error {
+	b.pool.Close()
+	return nil
+}
+
+func (b *pgBackend) ping(ctx context.Context) error { return b.pool.Ping(ctx) }
+
+func (b *pgBackend) read(ctx context.Context, fn func(*Tx) error) error {
+	return b.run(ctx, "begin isolation level repeatable read, read only", fn, func(ctx context.Context, c *pgxpool.Conn, _ *Tx) error {
+		_, err := c.Exec(ctx, "rollback")
+		return err
+	})
+}
+
+func (b *pgBackend) write(ctx context.Context, fn func(*Tx) error, committed func([]Entry)) error {
+	for try := 0; ; try++ {
+		var entries []Entry
+		err := b.run(ctx, "begin", fn, func(ctx context.Context, c *pgxpool.Conn, tx *Tx) error {
+			entries = tx.entries
+			return b.commit(ctx, c, tx)
+		})
+		if err == nil {
+			committed(entries)
+			return nil
+		}
+		var pe *pgconn.PgError
+		if errors.As(err, &pe) && (pe.Code == "40001" || pe.Code == "40P01") && try < pgRetries && ctx.Err() == nil {
+			continue
+		}
+		return err
+	}
+}
+
+// commit sends the log's rows and COMMIT in one pipeline. It is not broken off by the request's end: what was begun
+// is finished, so that its outcome is known.
+func (b *pgBackend) commit(ctx context.Context, c *pgxpool.Conn, tx *Tx) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+	defer cancel()
+	batch := &pgx.Batch{}
+	if err := tx.queueLog(batch); err != nil {
+		return err
+	}
+	batch.Queue("commit")
+	res := c.SendBatch(ctx, batch)
+	for range batch.Len() - 1 {
+		if _, err := res.Exec(); err != nil {
+			return errors.Join(err, res.Close())
+		}
+	}
+	tag, err := res.Exec()
+	if err = errors.Join(err, res.Close()); err != nil {
+		var pe *pgconn.PgError
+		if errors.As(err, &pe) {
+			return err
+		}
+		return errors.Join(ErrUnknownOutcome, &unavailable{err})
+	}
+	if tag.String() != "COMMIT" {
+		return errors.New("the transaction was rolled back by the database")
+	}
+	return nil
+}
+
+// run begins a transaction, runs fn and ends it by end, or by a roll-back when fn failed.
+func (b *pgBackend) run(ctx context.Context, begin string, fn func(*Tx) error, end func(context.Context, *pgxpool.Conn, *Tx) error) (err error) {
+	c, err := b.pool.Acquire(ctx)
+	if err != nil {
+		return pgError(ctx, err)
+	}
+	defer c.Release()
+	if _, err := c.Exec(ctx, begin); err != nil {
+		return pgError(ctx, err)
+	}
+	open := true
+	defer func() {
+		if !open {
+			return
+		}
+		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if _, e := c.Exec(rctx, "rollback"); e != nil {
+			_ = c.Conn().Close(rctx) // the pool drops it and makes another
+		}
+	}()
+	tx := &Tx{c: &pgConn{ctx: ctx, c: c.Conn()}}
+	if err := fn(tx); err != nil {
+		return pgError(ctx, err)
+	}
+	if err := end(ctx, c, tx); err != nil {
+		return pgError(ctx, err)
+	}
+	open = false
+	return nil
+}
+
+func (b *pgBackend) exclusive(ctx context.Context, fn func(*Tx) error) error {
+	return b.run(ctx, "begin", func(tx *Tx) error {
+		if _, err := tx.Exec("SET LOCAL idle_in_transaction_session_timeout = 0"); err != nil {
+			return err
+		}
+		// one number for the product: nodes that start together migrate one after the other
+		if _, err := tx.Exec("SELECT pg_advisory_xact_lock(7236832094711)"); err != nil {
+			return err
+		}
+		return fn(tx)
+	}, b.commit)
+}
+
+// pgError turns a lost or refused connection into 503.
+func pgError(ctx context.Context, err error) error {
+	if err == nil || mxerr.As(err) != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return errors.Join(ctx.Err(), err)
+	}
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		switch pe.Code[:2] {
+		case "57", "53", "08", "25": // shut down, out of resources, connection, frozen transaction ended
+			return &unavailable{err}
+		}
+		return err
+	}
+	var ne net.Error
+	var ce *pgconn.ConnectError
+	if errors.As(err, &ne) || errors.As(err, &ce) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err) {
+		return &unavailable{err}
+	}
+	return err
+}
+
+// pgConn lives as long as its transaction, which alone is why it holds a context.
+type pgConn struct {
+	ctx context.Context
+	c   *pgx.Conn
+}
+
+func (p *pgConn) dialect() dialect { return dialectPostgres }
+
+func (p *pgConn) exec(sql string, args []any) (int64, error) {
+	tag, err := p.c.Exec(p.ctx, sql, args...)
+	if err != nil {
+		return 0, err
+	}
+	return tag.RowsAffected(), nil
+}
+
+func (p *pgConn) query(sql string, args []any, fn func(*Row) error) error {
+	rows, err := p.c.Query(p.ctx, sql, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var raw []any
+	row := &Row{scan: func(dest []any) error {
+		if raw == nil {
+			raw = make([]any, len(dest))
+		}
+		return pgScan(rows, dest, raw)
+	}}
+	for rows.Next() {
+		if err := fn(row); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// pgScan scans by pgx where it knows the type; bools (0 and 1 in the schema) and Content go by way of a temporary.
+func pgScan(rows pgx.Rows, dest, raw []any) error {
+	for i, d := range dest {
+		switch d.(type) {
+		case *bool, *int:
+			raw[i] = new(int64)
+		case *Content:
+			raw[i] = new([]byte)
+		default:
+			raw[i] = d
+		}
+	}
+	if err := rows.Scan(raw...); err != nil {
+		return err
+	}
+	for i, d := range dest {
+		switch d := d.(type) {
+		case *bool:
+			*d = *raw[i].(*int64) != 0
+		case *int:
+			*d = int(*raw[i].(*int64))
+		case *Content:
+			b := *raw[i].(*[]byte)
+			if b == nil {
+				*d = nil
+				continue
+			}
+			c, err := decodeContent(b)
+			if err != nil {
+				return err
+			}
+			*d = c
+		}
+	}
+	return nil
+}
+
+// pgArrays turns rows into one array a column.
+func pgArrays(q *insertSQL, rows int, vals func(int) []any) ([]any, error) {
+	ints := make([][]*int64, len(q.cols))
+	texts := make([][]*string, len(q.cols))
+	blobs := make([][][]byte, len(q.cols))
+	for i := range rows {
+		args, err := convertArgs(vals(i))
+		if err != nil {
+			return nil, err
+		}
+		for c, col := range q.cols {
+			switch v := args[c].(type) {
+			case nil:
+				switch col.Type {
+				case Int:
+					ints[c] = append(ints[c], nil)
+				case Text:
+					texts[c] = append(texts[c], nil)
+				case Bytes:
+					blobs[c] = append(blobs[c], nil)
+				}
+			case int64:
+				ints[c] = append(ints[c], &v)
+			case string:
+				texts[c] = append(texts[c], &v)
+			case []byte:
+				blobs[c] = append(blobs[c], v)
+			default:
+				return nil, fmt.Errorf("store: column %s cannot take %T", col.Name, v)
+			}
+		}
+	}
+	out := make([]any, len(q.cols))
+	for c, col := range q.cols {
+		switch col.Type {
+		case Int:
+			out[c] = ints[c]
+		case Text:
+			out[c] = texts[c]
+		case Bytes:
+			out[c] = blobs[c]
+		}
+	}
+	return out, nil
+}
+
+func (p *pgConn) insert(q *insertSQL, rows int, vals func(int) []any) error {
+	arrays, err := pgArrays(q, rows, vals)
+	if err != nil {
+		return err
+	}
+	_, err = p.c.Exec(p.ctx, q.sql, arrays...)
+	return err
+}

@@ -1,0 +1,468 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+
+	"github.com/moothall/moothall/homeserver/mxerr"
+)
+
+// SQLiteFile is the database's name inside the data directory.
+const SQLiteFile = "moothall.db"
+
+// sqliteBatchTime bounds how long one commit group may collect, so that no writer waits long behind it.
+const sqliteBatchTime = 10 * time.Millisecond
+
+// sqliteBackend has one writer connection and a pool of readers. Writers that wait are committed together.
+type sqliteBackend struct {
+	path    string
+	readers chan *sqlite.Conn
+	writer  chan *sqlite.Conn
+	log     *slog.Logger
+
+	mu    sync.Mutex
+	queue []*sqliteWrite
+}
+
+// sqliteWrite is one transaction that waits for its group.
+type sqliteWrite struct {
+	ctx       context.Context
+	fn        func(*Tx) error
+	committed func([]Entry)
+	entries   []Entry
+	err       error
+	done      chan struct{}
+}
+
+func openSQLite(ctx context.Context, dir string, log *slog.Logger) (*sqliteBackend, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	path := filepath.Join(dir, SQLiteFile)
+	n := max(4, 2*runtime.NumCPU())
+	b := &sqliteBackend{path: path, readers: make(chan *sqlite.Conn, n), writer: make(chan *sqlite.Conn, 1), log: log}
+	w, err := openSQLiteConn(path, sqlite.OpenReadWrite|sqlite.OpenCreate)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w (is data_dir writable by this user?)", path, err)
+	}
+	b.writer <- w
+	// a write shows at once whether the directory can be written to
+	for _, pragma := range []string{
+		"PRAGMA journal_mode = WAL",
+		"PRAGMA synchronous = FULL",
+		"PRAGMA wal_autocheckpoint = 0", // checkpoints run beside the commits, see Checkpoint
+		"PRAGMA foreign_keys = ON",
+		"PRAGMA journal_size_limit = 67108864",
+		"CREATE TABLE IF NOT EXISTS write_check (id INTEGER PRIMARY KEY)",
+		"DROP TABLE write_check",
+	} {
+		if err := sqliteRun(w, pragma); err != nil {
+			return nil, errors.Join(fmt.Errorf("cannot write to %s: %w", path, err), b.close())
+		}
+	}
+	for range n {
+		r, err := openSQLiteConn(path, sqlite.OpenReadOnly)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open %s for reading: %w", path, err), b.close())
+		}
+		b.readers <- r
+	}
+	return b, ctx.Err()
+}
+
+func openSQLiteConn(path string, flags sqlite.OpenFlags) (*sqlite.Conn, error) {
+	c, err := sqlite.OpenConn(path, flags|sqlite.OpenURI)
+	if err != nil {
+		return nil, err
+	}
+	c.SetBusyTimeout(10 * time.Second)
+	for _, p := range []string{"PRAGMA cache_size = -8000", "PRAGMA temp_store = MEMORY"} {
+		if err := sqliteRun(c, p); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+	}
+	return c, nil
+}
+
+func sqliteRun(c *sqlite.Conn, sql string) error {
+	stmt, _, err := c.PrepareTransient(sql)
+	if err != nil {
+		return err
+	}
+	for {
+		more, err := stmt.Step()
+		if err != nil || !more {
+			return errors.Join(err, stmt.Finalize())
+		}
+	}
+}
+
+func (b *sqliteBackend) sqlite() bool { return true }
+
+func (b *sqliteBackend) close() error {
+	var errs []error
+	for {
+		select {
+		case c := <-b.readers:
+			errs = append(errs, c.Close())
+			continue
+		case c := <-b.writer:
+			errs = append(errs, c.Close())
+			continue
+		default:
+		}
+		return errors.Join(errs...)
+	}
+}
+
+func (b *sqliteBackend) ping(ctx context.Context) error {
+	return b.read(ctx, func(tx *Tx) error {
+		var one int64
+		_, err := tx.Get([]any{&one}, "SELECT 1")
+		return err
+	})
+}
+
+func (b *sqliteBackend) read(ctx context.Context, fn func(*Tx) error) error {
+	var c *sqlite.Conn
+	select {
+	case c = <-b.readers:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { b.readers <- c }()
+	c.SetInterrupt(ctx.Done())
+	defer c.SetInterrupt(nil)
+	if err := stepOnce(c, "BEGIN"); err != nil {
+		return sqliteError(err)
+	}
+	err := fn(&Tx{c: sqliteConn{c}})
+	c.SetInterrupt(nil)
+	if e := stepOnce(c, "ROLLBACK"); err == nil {
+		err = e
+	}
+	if ctx.Err() != nil && sqlite.ErrCode(err) == sqlite.ResultInterrupt {
+		return ctx.Err()
+	}
+	return sqliteError(err)
+}
+
+// write queues the transaction; whoever gets the writer connection commits all that wait, each under its own
+// savepoint, in one COMMIT.
+func (b *sqliteBackend) write(ctx context.Context, fn func(*Tx) error, committed func([]Entry)) error {
+	w := &sqliteWrite{ctx: ctx, fn: fn, committed: committed, done: make(chan struct{})}
+	b.mu.Lock()
+	b.queue = append(b.queue, w)
+	b.mu.Unlock()
+	for {
+		select {
+		case <-w.done:
+			return w.err
+		case c := <-b.writer:
+			b.mu.Lock()
+			group := b.queue
+			b.queue = nil
+			b.mu.Unlock()
+			b.commitGroup(c, group)
+			b.writer <- c
+		}
+	}
+}
+
+// commitGroup runs a group in one transaction. What takes too long leaves the rest for the next group.
+func (b *sqliteBackend) commitGroup(c *sqlite.Conn, group []*sqliteWrite) {
+	if len(group) == 0 {
+		return
+	}
+	start := time.Now()
+	tx := &Tx{c: sqliteConn{c}}
+	ran := make([]*sqliteWrite, 0, len(group))
+	err := stepOnce(c, "BEGIN IMMEDIATE")
+	for i, w := range group {
+		if err != nil {
+			ran = group
+			break
+		}
+		if i > 0 && time.Since(start) > sqliteBatchTime {
+			b.mu.Lock()
+			b.queue = append(group[i:len(group):len(group)], b.queue...)
+			b.mu.Unlock()
+			break
+		}
+		ran = append(ran, w)
+		if w.err = w.ctx.Err(); w.err == nil {
+			w.err = b.runOne(c, tx, w)
+		}
+	}
+	if err == nil {
+		err = tx.flushLog()
+	}
+	if err == nil {
+		err = stepOnce(c, "COMMIT")
+	}
+	if err != nil {
+		if !c.AutocommitEnabled() {
+			if e := stepOnce(c, "ROLLBACK"); e != nil {
+				b.log.Error("roll back after a failed commit", "error", e)
+			}
+		}
+	}
+	for _, w := range ran {
+		if err != nil && w.err == nil {
+			w.err = sqliteError(err)
+		}
+	}
+	// entries of the whole group are delivered in order before anyone is answered
+	for _, w := range ran {
+		if w.err == nil && w.committed != nil {
+			w.committed(w.entries)
+		}
+	}
+	for _, w := range ran {
+		close(w.done)
+	}
+}
+
+// runOne runs one member of the group under a savepoint, so that its failure leaves the others alone.
+func (b *sqliteBackend) runOne(c *sqlite.Conn, tx *Tx, w *sqliteWrite) (err error) {
+	if err := stepOnce(c, "SAVEPOINT w"); err != nil {
+		return sqliteError(err)
+	}
+	mark, head, nid, locked := len(tx.entries), tx.head, tx.nid, tx.locked
+	defer func() {
+		p := recover()
+		if err != nil || p != nil {
+			tx.entries, tx.head, tx.nid, tx.locked = tx.entries[:mark], head, nid, locked
+			if e := stepOnce(c, "ROLLBACK TO w"); e != nil {
+				err = errors.Join(err, e)
+			}
+		}
+		if e := stepOnce(c, "RELEASE w"); e != nil && err == nil {
+			err = e
+		}
+		if p != nil {
+			err = fmt.Errorf("panic in a transaction: %v", p)
+		}
+	}()
+	if err := w.fn(tx); err != nil {
+		return sqliteError(err)
+	}
+	w.entries = append([]Entry(nil), tx.entries[mark:]...)
+	return nil
+}
+
+// exclusive runs one transaction alone, without the time limit of a group.
+func (b *sqliteBackend) exclusive(ctx context.Context, fn func(*Tx) error) error {
+	var c *sqlite.Conn
+	select {
+	case c = <-b.writer:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { b.writer <- c }()
+	if err := stepOnce(c, "BEGIN IMMEDIATE"); err != nil {
+		return sqliteError(err)
+	}
+	tx := &Tx{c: sqliteConn{c}}
+	err := fn(tx)
+	if err == nil {
+		err = tx.flushLog()
+	}
+	if err == nil {
+		err = stepOnce(c, "COMMIT")
+	}
+	if err != nil && !c.AutocommitEnabled() {
+		err = errors.Join(err, stepOnce(c, "ROLLBACK"))
+	}
+	return sqliteError(err)
+}
+
+// checkpoint moves the WAL into the database file beside the commits.
+func (b *sqliteBackend) checkpoint(ctx context.Context) error {
+	info, err := os.Stat(b.path + "-wal")
+	if err != nil || info.Size() < 4<<20 {
+		return nil
+	}
+	mode := "PASSIVE"
+	if info.Size() > 256<<20 {
+		mode = "TRUNCATE" // a reader has pinned the WAL for long: reset it, even at the price of a short wait
+	}
+	c, err := openSQLiteConn(b.path, sqlite.OpenReadWrite)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	c.SetInterrupt(ctx.Done())
+	return sqliteRun(c, "PRAGMA wal_checkpoint("+mode+")")
+}
+
+func stepOnce(c *sqlite.Conn, sql string) error {
+	stmt, err := c.Prepare(sql)
+	if err != nil {
+		return err
+	}
+	if _, err := stmt.Step(); err != nil {
+		return errors.Join(err, stmt.Reset())
+	}
+	return stmt.Reset()
+}
+
+// sqliteError turns a full disk and a busy database into 503, so that clients try again.
+func sqliteError(err error) error {
+	if err == nil || mxerr.As(err) != nil {
+		return err
+	}
+	switch sqlite.ErrCode(err).ToPrimary() {
+	case sqlite.ResultFull, sqlite.ResultIOErr, sqlite.ResultBusy, sqlite.ResultReadOnly, sqlite.ResultCantOpen:
+		return &unavailable{err}
+	}
+	return err
+}
+
+type sqliteConn struct{ c *sqlite.Conn }
+
+func (s sqliteConn) dialect() dialect { return dialectSQLite }
+
+func sqliteBind(stmt *sqlite.Stmt, args []any) error {
+	for i, a := range args {
+		switch v := a.(type) {
+		case nil:
+			stmt.BindNull(i + 1)
+		case int64:
+			stmt.BindInt64(i+1, v)
+		case string:
+			stmt.BindText(i+1, v)
+		case []byte:
+			if len(v) == 0 {
+				stmt.BindZeroBlob(i+1, 0)
+			} else {
+				stmt.BindBytes(i+1, v)
+			}
+		case []string, []int64:
+			list, err := jsonList(v)
+			if err != nil {
+				return err
+			}
+			stmt.BindText(i+1, list)
+		default:
+			return fmt.Errorf("store: cannot bind %T", a)
+		}
+	}
+	return nil
+}
+
+func (s sqliteConn) exec(sql string, args []any) (int64, error) {
+	stmt, err := s.c.Prepare(sql)
+	if err != nil {
+		return 0, err
+	}
+	if err := sqliteBind(stmt, args); err != nil {
+		return 0, err
+	}
+	defer func() { _ = stmt.ClearBindings() }()
+	for {
+		more, err := stmt.Step()
+		if err != nil {
+			return 0, errors.Join(err, stmt.Reset())
+		}
+		if !more {
+			break
+		}
+	}
+	return int64(s.c.Changes()), stmt.Reset()
+}
+
+func (s sqliteConn) query(sql string, args []any, fn func(*Row) error) error {
+	stmt, err := s.c.Prepare(sql)
+	if err != nil {
+		return err
+	}
+	if err := sqliteBind(stmt, args); err != nil {
+		return err
+	}
+	defer func() { _ = stmt.ClearBindings() }()
+	row := &Row{scan: func(dest []any) error {
+		for i, d := range dest {
+			err := assign(d, stmt.ColumnIsNull(i),
+				func() int64 { return stmt.ColumnInt64(i) },
+				func() string { return stmt.ColumnText(i) },
+				func() []byte {
+					b := make([]byte, stmt.ColumnLen(i))
+					stmt.ColumnBytes(i, b)
+					return b
+				})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	for {
+		more, err := stmt.Step()
+		if err != nil {
+			return errors.Join(err, stmt.Reset())
+		}
+		if !more {
+			return stmt.Reset()
+		}
+		if err := fn(row); err != nil {
+			return errors.Join(err, stmt.Reset())
+		}
+	}
+}
+
+func (s sqliteConn) insert(q *insertSQL, rows int, vals func(int) []any) error {
+	stmt, err := s.c.Prepare(q.sql)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = stmt.ClearBindings() }()
+	for i := range rows {
+		args, err := convertArgs(vals(i))
+		if err != nil {
+			return err
+		}
+		if err := sqliteBind(stmt, args); err != nil {
+			return err
+		}
+		for {
+			more, err := stmt.Step()
+			if err != nil {
+				return errors.Join(err, stmt.Reset())
+			}
+			if !more {
+				break
+			}
+		}
+		if err := stmt.Reset(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyTo writes a consistent copy of the database into a new file while others go on reading and writing.
+func (b *sqliteBackend) copyTo(ctx context.Context, file string) error {
+	c, err := openSQLiteConn(b.path, sqlite.OpenReadWrite)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	c.SetInterrupt(ctx.Done())
+	stmt, _, err := c.PrepareTransient("VACUUM INTO ?1")
+	if err != nil {
+		return err
+	}
+	stmt.BindText(1, file)
+	_, err = stmt.Step()
+	return errors.Join(err, stmt.Finalize())
+}

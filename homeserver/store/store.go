@@ -1,0 +1,163 @@
+// Package store holds all SQL: one schema in two dialects (SQLite in the process, PostgreSQL outside), transactions,
+// migrations, and the one log in which every change that a client, a follower or another node can learn of is announced.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/moothall/moothall/homeserver/mxerr"
+)
+
+// Config says where the data lie.
+type Config struct {
+	// URL is empty for SQLite under DataDir, or postgres://user:password@host/database.
+	URL string
+	// DataDir holds moothall.db; it is made when it is missing.
+	DataDir string
+	// MaxConns bounds the PostgreSQL pool; 0 means 16.
+	MaxConns int
+	// ListenURL is a session connection for LISTEN where URL points to a transaction pooler; empty means URL.
+	ListenURL string
+}
+
+// Store is an open database. It is safe for concurrent use.
+type Store struct {
+	cfg     Config
+	log     *slog.Logger
+	backend backend
+	node    string
+
+	epochs []Epoch
+
+	mu       sync.Mutex
+	applied  int64                // log position this process's memory has reached
+	pending  map[int64]batch      // committed here, waiting for earlier positions; by first position
+	changed  chan struct{}        // closed and replaced whenever applied moves
+	apply    []func([]Entry)      // in order; nil until Follow
+	follows  bool                 // Follow runs
+	onCast   func(string, string) // broadcasts received
+	kick     chan struct{}        // asks the tailer to look at the head now
+	headSeen time.Time            // when the head was last confirmed from the database
+}
+
+// batch is one transaction's entries.
+type batch struct{ entries []Entry }
+
+// backend is one dialect's way to run transactions.
+type backend interface {
+	read(ctx context.Context, fn func(*Tx) error) error
+	write(ctx context.Context, fn func(*Tx) error, committed func([]Entry)) error
+	exclusive(ctx context.Context, fn func(*Tx) error) error // for migrations
+	ping(ctx context.Context) error
+	sqlite() bool
+	close() error
+}
+
+// ErrUnknownOutcome is in the chain of an error when COMMIT was sent and its answer never came.
+var ErrUnknownOutcome = errors.New("the outcome of the commit is not known")
+
+// Open opens the database, making it or migrating it where needed.
+func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
+	s := &Store{
+		cfg:     cfg,
+		log:     log,
+		pending: make(map[int64]batch),
+		changed: make(chan struct{}),
+		kick:    make(chan struct{}, 1),
+		node:    newNodeID(),
+	}
+	var err error
+	switch {
+	case cfg.URL == "":
+		s.backend, err = openSQLite(ctx, cfg.DataDir, log)
+	case strings.HasPrefix(cfg.URL, "postgres://"), strings.HasPrefix(cfg.URL, "postgresql://"):
+		s.backend, err = openPostgres(ctx, cfg, log)
+	default:
+		return nil, errors.New("database.url must be empty (SQLite) or start with postgres://")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.migrate(ctx); err != nil {
+		return nil, errors.Join(err, s.backend.close())
+	}
+	if err := s.loadHead(ctx); err != nil {
+		return nil, errors.Join(err, s.backend.close())
+	}
+	return s, nil
+}
+
+// Close ends all connections. Transactions under way must have ended.
+func (s *Store) Close() error { return s.backend.close() }
+
+// SQLite tells whether the database is the embedded one, which one process serves.
+func (s *Store) SQLite() bool { return s.backend.sqlite() }
+
+// Node is a random name of this process, for leases.
+func (s *Store) Node() string { return s.node }
+
+// DataDir is the configured data directory.
+func (s *Store) DataDir() string { return s.cfg.DataDir }
+
+// Ping tells whether the database answers.
+func (s *Store) Ping(ctx context.Context) error { return s.backend.ping(ctx) }
+
+// Read runs fn on one consistent snapshot. No network call belongs inside: an open snapshot pins old rows.
+func (s *Store) Read(ctx context.Context, fn func(tx *Tx) error) error {
+	return s.backend.read(ctx, fn)
+}
+
+// Write runs fn in one transaction and returns after its COMMIT and after this process has applied the entries that
+// fn announced. fn may run more than once, so it has no effects outside tx, and it makes no network calls.
+func (s *Store) Write(ctx context.Context, fn func(tx *Tx) error) error {
+	var last int64
+	err := s.backend.write(ctx, fn, func(entries []Entry) {
+		if n := len(entries); n > 0 {
+			last = entries[n-1].Pos
+			s.deliver(entries)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if last == 0 {
+		return nil
+	}
+	return s.WaitApplied(ctx, last)
+}
+
+// Exclusive runs fn in one transaction while no other process of ours migrates; it takes any time it needs.
+func (s *Store) Exclusive(ctx context.Context, fn func(tx *Tx) error) error {
+	return s.backend.exclusive(ctx, fn)
+}
+
+// unavailable marks an error of the database's connection as 503 for the client while its cause stays for the log.
+type unavailable struct{ cause error }
+
+func (e *unavailable) Error() string { return "database unavailable: " + e.cause.Error() }
+func (e *unavailable) Unwrap() []error {
+	return []error{mxerr.Unavailable("the database cannot be reached at the moment, try again soon"), e.cause}
+}
+
+func (s *Store) loadHead(ctx context.Context) error {
+	return s.Read(ctx, func(tx *Tx) error {
+		if _, err := tx.Get([]any{&s.applied}, `SELECT pos FROM log_head WHERE id = 1`); err != nil {
+			return fmt.Errorf("read log head: %w", err)
+		}
+		s.headSeen = time.Now()
+		return tx.Each(`SELECT epoch, first_pos FROM log_epochs ORDER BY epoch`, nil, func(r *Row) error {
+			var e Epoch
+			if err := r.Scan(&e.Number, &e.First); err != nil {
+				return err
+			}
+			s.epochs = append(s.epochs, e)
+			return nil
+		})
+	})
+}
