@@ -1,5 +1,54 @@
 // Package account is the only writer of users, devices, sessions, tokens, end-to-end encryption keys and account data.
 package account
 
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/store"
+)
+
+// Deps is what accounts work with.
+type Deps struct {
+	Store      *store.Store
+	ServerName string
+	Logger     *slog.Logger
+	Config     Config
+	Clock      func() time.Time // nil: time.Now
+
+	// OnDeviceDeleted are called in the transaction that deletes a device, for each one: what belongs to a device goes
+	// with it. They may run more than once, as the transaction may.
+	OnDeviceDeleted []func(tx *store.Tx, user id.UserID, device id.DeviceID) error
+	// Exclusive tells whether an application service claims a user id for itself; nil: none does.
+	Exclusive func(user id.UserID) bool
+	// LeaveAllRooms makes a deactivated user leave; nil: there are no rooms.
+	LeaveAllRooms func(ctx context.Context, user id.UserID) error
+}
+
 // Accounts reads and writes accounts.
-type Accounts struct{}
+type Accounts struct {
+	Deps
+}
+
+// New makes Accounts.
+func New(d Deps) *Accounts {
+	if d.Clock == nil {
+		d.Clock = time.Now
+	}
+	if d.Logger == nil {
+		d.Logger = slog.Default()
+	}
+	d.Config = d.Config.withDefaults()
+	return &Accounts{Deps: d}
+}
+
+// now is the time in milliseconds since 1970, as it is stored.
+func (a *Accounts) now() int64 { return a.Clock().UnixMilli() }
+
+// UserID is the Matrix id of a localpart on this server.
+func (a *Accounts) UserID(localpart string) id.UserID {
+	return id.UserID("@" + localpart + ":" + a.ServerName)
+}

@@ -1,0 +1,105 @@
+package account
+
+import (
+	"fmt"
+	"time"
+)
+
+// Ways to register.
+const (
+	RegistrationClosed = "closed" // only administrators make accounts
+	RegistrationToken  = "token"  // whoever has a registration token
+	RegistrationOpen   = "open"   // anyone
+)
+
+// Config is how accounts behave.
+type Config struct {
+	Registration RegistrationConfig `yaml:"registration"`
+	Passwords    PasswordConfig     `yaml:"passwords"`
+	Sessions     SessionConfig      `yaml:"sessions"`
+}
+
+// RegistrationConfig says who may make an account.
+type RegistrationConfig struct {
+	// Mode is closed (the default), token or open.
+	Mode string `yaml:"mode"`
+	// SharedSecret turns POST /_synapse/admin/v1/register on.
+	SharedSecret string `yaml:"shared_secret"`
+}
+
+// PasswordConfig is for passwords that this server keeps.
+type PasswordConfig struct {
+	// MinLength is the fewest characters of a password that a user chooses; 8 if it is 0.
+	MinLength int    `yaml:"min_length"`
+	Argon2    Argon2 `yaml:"argon2"`
+}
+
+// Argon2 is the cost of a password hash (argon2id). Stored hashes of another cost are renewed at the next sign-in.
+type Argon2 struct {
+	// Time is the number of passes; 2 if it is 0.
+	Time uint32 `yaml:"time"`
+	// MemoryKiB is the memory of one hash; 19456 (19 MiB) if it is 0.
+	MemoryKiB uint32 `yaml:"memory_kib"`
+	// Threads is the parallelism of one hash; 1 if it is 0.
+	Threads uint8 `yaml:"threads"`
+}
+
+// SessionConfig is about access tokens.
+type SessionConfig struct {
+	// AccessTokenLifetime is how long access tokens of clients live that can refresh them; 5 minutes if it is 0. Tokens
+	// of other clients do not expire.
+	AccessTokenLifetime time.Duration `yaml:"access_token_lifetime"`
+	// LoginTokens lets a signed-in user get a token that signs another device in (POST /login/get_token).
+	LoginTokens bool `yaml:"login_tokens"`
+}
+
+const (
+	loginTokenLifetime = 2 * time.Minute
+	uiaLifetime        = 15 * time.Minute
+	nonceLifetime      = time.Minute
+	maxPasswordLength  = 512 // bytes; hashing anything longer would be work for nothing
+)
+
+func (c Config) withDefaults() Config {
+	if c.Registration.Mode == "" {
+		c.Registration.Mode = RegistrationClosed
+	}
+	if c.Passwords.MinLength == 0 {
+		c.Passwords.MinLength = 8
+	}
+	if c.Passwords.Argon2.Time == 0 {
+		c.Passwords.Argon2.Time = 2
+	}
+	if c.Passwords.Argon2.MemoryKiB == 0 {
+		c.Passwords.Argon2.MemoryKiB = 19 * 1024
+	}
+	if c.Passwords.Argon2.Threads == 0 {
+		c.Passwords.Argon2.Threads = 1
+	}
+	if c.Sessions.AccessTokenLifetime == 0 {
+		c.Sessions.AccessTokenLifetime = 5 * time.Minute
+	}
+	return c
+}
+
+// Validate names the first value that cannot be.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	switch c.Registration.Mode {
+	case RegistrationClosed, RegistrationToken, RegistrationOpen:
+	default:
+		return fmt.Errorf("registration.mode is %q; it must be closed, token or open", c.Registration.Mode)
+	}
+	p := c.Passwords
+	switch {
+	case p.MinLength < 1 || p.MinLength > 128:
+		return fmt.Errorf("passwords.min_length is %d; it must be between 1 and 128", p.MinLength)
+	case p.Argon2.Time > 100:
+		return fmt.Errorf("passwords.argon2.time is %d; it must be at most 100", p.Argon2.Time)
+	case p.Argon2.MemoryKiB < 8*uint32(p.Argon2.Threads) || p.Argon2.MemoryKiB > 4*1024*1024:
+		return fmt.Errorf("passwords.argon2.memory_kib is %d; it must be between 8 for each thread and 4194304", p.Argon2.MemoryKiB)
+	case c.Sessions.AccessTokenLifetime < time.Second:
+		return fmt.Errorf("sessions.access_token_lifetime is %s; it must be at least 1s", c.Sessions.AccessTokenLifetime)
+	}
+	return nil
+}
