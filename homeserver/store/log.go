@@ -51,8 +51,11 @@ type Epoch struct{ Number, First int64 }
 type Listener struct {
 	// Hydrate loads payloads of entries that other processes wrote; it may read the store. Optional.
 	Hydrate func(ctx context.Context, entries []Entry) error
-	// Apply gets every entry once, in order. It is quick and calls nothing of the store.
+	// Apply gets every entry once, in order. It is quick and calls nothing of the store. Optional.
 	Apply func(entries []Entry)
+	// Wake is called after all listeners have applied the entries and Applied has moved: the place to wake readers.
+	// It is quick and calls nothing of the store. Optional.
+	Wake func(entries []Entry)
 }
 
 const (
@@ -159,11 +162,7 @@ func (tx *Tx) queueLog(b *pgx.Batch) error {
 }
 
 // Applied is the position up to which this process's memory is.
-func (s *Store) Applied() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.applied
-}
+func (s *Store) Applied() int64 { return s.appliedNow.Load() }
 
 // Epochs lists the log's epochs, oldest first; the last one is current.
 func (s *Store) Epochs() []Epoch { return s.epochs }
@@ -244,10 +243,14 @@ func (s *Store) applyLocked(entries []Entry) {
 		fn(entries)
 	}
 	s.moveTo(entries[len(entries)-1].Pos)
+	for _, fn := range s.wakers {
+		fn(entries)
+	}
 }
 
 func (s *Store) moveTo(pos int64) {
 	s.applied = pos
+	s.appliedNow.Store(pos)
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
@@ -257,14 +260,19 @@ func (s *Store) moveTo(pos int64) {
 func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func(topic, payload string)) error {
 	s.mu.Lock()
 	for _, l := range listeners {
-		s.apply = append(s.apply, l.Apply)
+		if l.Apply != nil {
+			s.apply = append(s.apply, l.Apply)
+		}
+		if l.Wake != nil {
+			s.wakers = append(s.wakers, l.Wake)
+		}
 	}
 	s.follows = true
 	s.onCast = broadcast
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		s.follows, s.apply = false, nil
+		s.follows, s.apply, s.wakers = false, nil, nil
 		if n := len(s.pending); n > 0 {
 			s.log.Warn("the log's follower ends while entries wait", "transactions", n)
 		}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moothall/moothall/homeserver/mxerr"
@@ -33,13 +34,15 @@ type Store struct {
 	backend backend
 	node    string
 
-	epochs []Epoch
+	epochs     []Epoch
+	appliedNow atomic.Int64 // applied, for readers without the lock
 
 	mu       sync.Mutex
-	applied  int64                // log position this process's memory has reached
-	pending  map[int64]batch      // committed here, waiting for earlier positions; by first position
-	changed  chan struct{}        // closed and replaced whenever applied moves
-	apply    []func([]Entry)      // in order; nil until Follow
+	applied  int64           // log position this process's memory has reached
+	pending  map[int64]batch // committed here, waiting for earlier positions; by first position
+	changed  chan struct{}   // closed and replaced whenever applied moves
+	apply    []func([]Entry) // in order; nil until Follow
+	wakers   []func([]Entry)
 	follows  bool                 // Follow runs
 	onCast   func(string, string) // broadcasts received
 	kick     chan struct{}        // asks the tailer to look at the head now
@@ -150,6 +153,7 @@ func (s *Store) loadHead(ctx context.Context) error {
 		if _, err := tx.Get([]any{&s.applied}, `SELECT pos FROM log_head WHERE id = 1`); err != nil {
 			return fmt.Errorf("read log head: %w", err)
 		}
+		s.appliedNow.Store(s.applied)
 		s.headSeen = time.Now()
 		return tx.Each(`SELECT epoch, first_pos FROM log_epochs ORDER BY epoch`, nil, func(r *Row) error {
 			var e Epoch

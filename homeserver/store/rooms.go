@@ -1,0 +1,257 @@
+package store
+
+// Room is a row of rooms.
+type Room struct {
+	NID          int64
+	RoomID       string
+	Version      string
+	Creator      string
+	Created      int64 // milliseconds since 1970
+	StateVersion int64 // counts state changes
+	LastPos      int64 // position of the last event
+	Depth        int64
+	Extremities  []byte
+	Published    bool
+	Blocked      bool
+}
+
+const roomSelect = `SELECT nid, room_id, version, creator, created, state_version, last_pos, depth, extremities, published, blocked FROM rooms `
+
+func scanRoom(r *Row) (Room, error) {
+	var m Room
+	return m, r.Scan(&m.NID, &m.RoomID, &m.Version, &m.Creator, &m.Created, &m.StateVersion, &m.LastPos, &m.Depth, &m.Extremities, &m.Published, &m.Blocked)
+}
+
+func (tx *Tx) rooms(sql string, args ...any) ([]Room, error) {
+	var out []Room
+	err := tx.Each(sql, args, func(r *Row) error {
+		m, err := scanRoom(r)
+		out = append(out, m)
+		return err
+	})
+	return out, err
+}
+
+// RoomByID finds a room; ok is false when there is none.
+func (tx *Tx) RoomByID(roomID string) (Room, bool, error) {
+	rooms, err := tx.rooms(roomSelect+`WHERE room_id = $1`, roomID)
+	if err != nil || len(rooms) == 0 {
+		return Room{}, false, err
+	}
+	return rooms[0], true, nil
+}
+
+// RoomsByNID reads rooms by number.
+func (tx *Tx) RoomsByNID(nids []int64) ([]Room, error) {
+	return tx.rooms(roomSelect+`WHERE nid IN @int($1)`, nids)
+}
+
+// NextRoomNID is the number a new room gets; the log's head must be locked.
+func (tx *Tx) NextRoomNID() (int64, error) {
+	if err := tx.LockHead(); err != nil {
+		return 0, err
+	}
+	var n int64
+	_, err := tx.Get([]any{&n}, `SELECT coalesce(max(nid), 0) + 1 FROM rooms`)
+	return n, err
+}
+
+var roomCols = []Col{{"nid", Int}, {"room_id", Text}, {"version", Text}, {"creator", Text}, {"created", Int}, {"state_version", Int},
+	{"last_pos", Int}, {"depth", Int}, {"extremities", Bytes}, {"published", Int}}
+
+// SaveRooms adds new rooms, and moves the heads of those that exist.
+func (tx *Tx) SaveRooms(rooms []Room) error {
+	return tx.Insert("rooms", roomCols, len(rooms), func(i int) []any {
+		r := &rooms[i]
+		return []any{r.NID, r.RoomID, r.Version, r.Creator, r.Created, r.StateVersion, r.LastPos, r.Depth, r.Extremities, r.Published}
+	}, `ON CONFLICT (nid) DO UPDATE SET state_version = excluded.state_version, last_pos = excluded.last_pos,
+		depth = excluded.depth, extremities = excluded.extremities`)
+}
+
+// StateRow is one entry of a room's state.
+type StateRow struct {
+	Room           int64
+	Type, StateKey string
+	Ord            int64
+	NID            int64 // 0 where a resolution removed the entry
+}
+
+var (
+	stateCols  = []Col{{"room", Int}, {"type", Text}, {"state_key", Text}, {"nid", Int}}
+	changeCols = []Col{{"room", Int}, {"type", Text}, {"state_key", Text}, {"ord", Int}, {"nid", Int}}
+)
+
+// SaveState writes state changes: all of them into the history, the last of each place into the current state.
+func (tx *Tx) SaveState(changes []StateRow) error {
+	err := tx.Insert("state_changes", changeCols, len(changes), func(i int) []any {
+		c := &changes[i]
+		return []any{c.Room, c.Type, c.StateKey, c.Ord, nonZero(c.NID)}
+	}, "")
+	if err != nil {
+		return err
+	}
+	type place struct {
+		room      int64
+		typ, skey string
+	}
+	last := make(map[place]int, len(changes))
+	for i, c := range changes {
+		last[place{c.Room, c.Type, c.StateKey}] = i
+	}
+	now := make([]*StateRow, 0, len(last))
+	for i := range changes {
+		c := &changes[i]
+		if last[place{c.Room, c.Type, c.StateKey}] == i {
+			now = append(now, c)
+		}
+	}
+	return tx.Insert("room_state", stateCols, len(now), func(i int) []any {
+		return []any{now[i].Room, now[i].Type, now[i].StateKey, now[i].NID}
+	}, "ON CONFLICT (room, type, state_key) DO UPDATE SET nid = excluded.nid")
+}
+
+// CurrentState reads the numbers of a room's current state events.
+func (tx *Tx) CurrentState(room int64, fn func(evType, stateKey string, nid int64)) error {
+	return tx.Each(`SELECT type, state_key, nid FROM room_state WHERE room = $1 AND type <> 'm.room.member'`, []any{room}, stateFn(fn))
+}
+
+func stateFn(fn func(evType, stateKey string, nid int64)) func(*Row) error {
+	return func(r *Row) error {
+		var t, k string
+		var n *int64
+		if err := r.Scan(&t, &k, &n); err != nil {
+			return err
+		}
+		if n == nil {
+			fn(t, k, 0)
+		} else {
+			fn(t, k, *n)
+		}
+		return nil
+	}
+}
+
+// StateAt reads the state of a room after the event at ord. Entries that a resolution removed are left out.
+func (tx *Tx) StateAt(room, ord int64, fn func(evType, stateKey string, nid int64)) error {
+	return tx.Each(`SELECT c.type, c.state_key, c.nid FROM state_changes c
+		JOIN (SELECT type, state_key, max(ord) AS ord FROM state_changes WHERE room = $1 AND ord <= $2 GROUP BY type, state_key) m
+		ON c.type = m.type AND c.state_key = m.state_key AND c.ord = m.ord
+		WHERE c.room = $1 AND c.nid IS NOT NULL`, []any{room, ord}, stateFn(fn))
+}
+
+// StateAtOne reads one entry of the state after the event at ord; 0 when there was none.
+func (tx *Tx) StateAtOne(room, ord int64, evType, stateKey string) (int64, error) {
+	var n *int64
+	found, err := tx.Get([]any{&n}, `SELECT nid FROM state_changes WHERE room = $1 AND type = $2 AND state_key = $3 AND ord <= $4
+		ORDER BY ord DESC LIMIT 1`, room, evType, stateKey, ord)
+	if err != nil || !found || n == nil {
+		return 0, err
+	}
+	return *n, nil
+}
+
+// StateChanges reads what changed in a room's state with after < ord <= upto, in order; nid is 0 for what was removed.
+func (tx *Tx) StateChanges(room, after, upto int64, fn func(evType, stateKey string, nid int64)) error {
+	return tx.Each(`SELECT type, state_key, nid FROM state_changes WHERE room = $1 AND ord > $2 AND ord <= $3 ORDER BY ord`,
+		[]any{room, after, upto}, stateFn(fn))
+}
+
+// StateHistory reads all values that one entry of a room's state has had, oldest first.
+func (tx *Tx) StateHistory(room int64, evType, stateKey string, fn func(ord, nid int64)) error {
+	return tx.Each(`SELECT ord, coalesce(nid, 0) FROM state_changes WHERE room = $1 AND type = $2 AND state_key = $3 ORDER BY ord`,
+		[]any{room, evType, stateKey}, func(r *Row) error {
+			var o, n int64
+			if err := r.Scan(&o, &n); err != nil {
+				return err
+			}
+			fn(o, n)
+			return nil
+		})
+}
+
+// Membership is a row of memberships.
+type Membership struct {
+	User       string
+	Room       int64
+	Membership int64
+	NID        int64
+	Pos        int64
+	Forgotten  bool
+}
+
+var membershipCols = []Col{{"usr", Text}, {"room", Int}, {"membership", Int}, {"nid", Int}, {"pos", Int}, {"forgotten", Int}}
+
+// SaveMemberships writes memberships; each (user, room) may stand in the list once.
+func (tx *Tx) SaveMemberships(ms []Membership) error {
+	return tx.Insert("memberships", membershipCols, len(ms), func(i int) []any {
+		m := &ms[i]
+		return []any{m.User, m.Room, m.Membership, m.NID, m.Pos, m.Forgotten}
+	}, `ON CONFLICT (usr, room) DO UPDATE SET membership = excluded.membership, nid = excluded.nid, pos = excluded.pos, forgotten = excluded.forgotten`)
+}
+
+// RoomMembers reads all memberships of a room.
+func (tx *Tx) RoomMembers(room int64, fn func(user string, membership, nid int64)) error {
+	return tx.Each(`SELECT usr, membership, nid FROM memberships WHERE room = $1`, []any{room}, func(r *Row) error {
+		var u string
+		var m, n int64
+		if err := r.Scan(&u, &m, &n); err != nil {
+			return err
+		}
+		fn(u, m, n)
+		return nil
+	})
+}
+
+// UserRoom is a membership with what is known of its room.
+type UserRoom struct {
+	Membership
+	RoomID  string
+	LastPos int64
+}
+
+// UserRooms reads all memberships of a user.
+func (tx *Tx) UserRooms(user string) ([]UserRoom, error) {
+	var out []UserRoom
+	err := tx.Each(`SELECT m.room, m.membership, m.nid, m.pos, m.forgotten, r.room_id, r.last_pos
+		FROM memberships m JOIN rooms r ON r.nid = m.room WHERE m.usr = $1`, []any{user}, func(r *Row) error {
+		u := UserRoom{Membership: Membership{User: user}}
+		err := r.Scan(&u.Room, &u.Membership.Membership, &u.NID, &u.Pos, &u.Forgotten, &u.RoomID, &u.LastPos)
+		out = append(out, u)
+		return err
+	})
+	return out, err
+}
+
+// ForgetRoom marks a membership as forgotten. It tells whether there was one that may be.
+func (tx *Tx) ForgetRoom(user string, room int64) (bool, error) {
+	n, err := tx.Exec(`UPDATE memberships SET forgotten = 1 WHERE usr = $1 AND room = $2 AND membership IN (3, 4)`, user, room)
+	return n > 0, err
+}
+
+// SharedUsers lists the users that are joined to a room with this one.
+func (tx *Tx) SharedUsers(user string, fn func(other string)) error {
+	return tx.Each(`SELECT DISTINCT o.usr FROM memberships m JOIN memberships o ON o.room = m.room AND o.membership = 2
+		WHERE m.usr = $1 AND m.membership = 2`, []any{user}, func(r *Row) error {
+		var o string
+		if err := r.Scan(&o); err != nil {
+			return err
+		}
+		fn(o)
+		return nil
+	})
+}
+
+// Alias is a row of room_aliases.
+type Alias struct {
+	Alias   string
+	Room    int64
+	Creator string
+	Created int64
+}
+
+// InsertAlias claims an alias; false means that it is taken.
+func (tx *Tx) InsertAlias(a Alias) (bool, error) {
+	n, err := tx.Exec(`INSERT INTO room_aliases (alias, room, creator, created) VALUES ($1, $2, $3, $4) ON CONFLICT (alias) DO NOTHING`,
+		a.Alias, a.Room, a.Creator, a.Created)
+	return n > 0, err
+}
