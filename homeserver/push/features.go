@@ -23,7 +23,7 @@ import (
 //   - On count, per event and user: view := FeatureView{Features: parsed, Sender: …}; actions, decided :=
 //     compiled.EvaluateFeatures(&view, &ctx). Only where decided is false, the event is read and compiled.Evaluate(&event, &ctx)
 //     asked. With the predefined rules everything is decided but invitations and events that mention more users than features
-//     list. compiled.NeedsBody() tells beforehand whether there may be more.
+//     list (32). compiled.NeedsBody() tells beforehand whether there may be more.
 //   - Where compiled.SkipsUncounted() is true (the predefined rules, or any rules that only silence), events whose flags lack
 //     FlagCounts cannot notify the user: a query may leave them out.
 //
@@ -42,7 +42,7 @@ const (
 	FlagEmptyKey                             // …which is empty
 	FlagNotice                               // content.msgtype is m.notice
 	FlagEdit                                 // m.relates_to.rel_type is m.replace
-	FlagInvite                               // m.room.member with membership invite
+	FlagInvite                               // content.membership is invite
 	FlagBody                                 // content.body is a string: keyword rules may match
 	FlagRoomMention                          // m.mentions.room is true
 	FlagMentions                             // Mentions is not empty
@@ -143,7 +143,7 @@ func FeaturesOf(evType string, stateKey *string, content []byte, parentThread fu
 				f.Flags |= FlagNotice
 			}
 		case "membership":
-			if first(4) && v.Type == gjson.String && equalFold(v.Str, "invite") && f.Class() == ClassMember {
+			if first(4) && v.Type == gjson.String && equalFold(v.Str, "invite") {
 				f.Flags |= FlagInvite
 			}
 		case "m.mentions":

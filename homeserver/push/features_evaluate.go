@@ -168,9 +168,7 @@ func (c *condition) matchFeatures(f *FeatureView, ctx *RoomContext) answer {
 		case fieldMsgtype:
 			return c.flagged(f.Flags&FlagNotice != 0, "m.notice")
 		case fieldMembership:
-			if f.Class() == ClassMember {
-				return c.flagged(f.Flags&FlagInvite != 0, "invite")
-			}
+			return c.flagged(f.Flags&FlagInvite != 0, "invite")
 		case fieldRelType:
 			if f.Flags&FlagEdit != 0 {
 				return is(c.glob.Match("m.replace"))

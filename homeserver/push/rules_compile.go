@@ -160,7 +160,7 @@ func forClass(conds []condition, class Class) (rest []condition, ok bool) {
 }
 
 // NeedsBody tells whether the user has rules that look into bodies (keywords, own conditions), so that EvaluateFeatures
-// may leave events undecided that are neither invitations nor cut short in their features.
+// may leave events undecided that are neither state events of one user (invitations) nor cut short in their features.
 func (c *Compiled) NeedsBody() bool { return c.needsBody }
 
 // SkipsUncounted tells that no event without FlagCounts can notify this user, so that a counter may leave those out
