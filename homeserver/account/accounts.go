@@ -31,6 +31,10 @@ type Deps struct {
 // Accounts reads and writes accounts.
 type Accounts struct {
 	Deps
+
+	hashes *hasher
+	cache  *sessionCache
+	seen   *seenDevices
 }
 
 // New makes Accounts.
@@ -42,7 +46,12 @@ func New(d Deps) *Accounts {
 		d.Logger = slog.Default()
 	}
 	d.Config = d.Config.withDefaults()
-	return &Accounts{Deps: d}
+	return &Accounts{
+		Deps:   d,
+		hashes: newHasher(d.Config.Passwords.Argon2),
+		cache:  newSessionCache(),
+		seen:   &seenDevices{waiting: map[deviceKey]store.Device{}},
+	}
 }
 
 // now is the time in milliseconds since 1970, as it is stored.

@@ -14,43 +14,43 @@ const (
 
 // Config is how accounts behave.
 type Config struct {
-	Registration RegistrationConfig `yaml:"registration"`
-	Passwords    PasswordConfig     `yaml:"passwords"`
-	Sessions     SessionConfig      `yaml:"sessions"`
+	Registration RegistrationConfig
+	Passwords    PasswordConfig
+	Sessions     SessionConfig
 }
 
 // RegistrationConfig says who may make an account.
 type RegistrationConfig struct {
 	// Mode is closed (the default), token or open.
-	Mode string `yaml:"mode"`
+	Mode string
 	// SharedSecret turns POST /_synapse/admin/v1/register on.
-	SharedSecret string `yaml:"shared_secret"`
+	SharedSecret string
 }
 
 // PasswordConfig is for passwords that this server keeps.
 type PasswordConfig struct {
 	// MinLength is the fewest characters of a password that a user chooses; 8 if it is 0.
-	MinLength int    `yaml:"min_length"`
-	Argon2    Argon2 `yaml:"argon2"`
+	MinLength int
+	Argon2    Argon2
 }
 
 // Argon2 is the cost of a password hash (argon2id). Stored hashes of another cost are renewed at the next sign-in.
 type Argon2 struct {
 	// Time is the number of passes; 2 if it is 0.
-	Time uint32 `yaml:"time"`
+	Time uint32
 	// MemoryKiB is the memory of one hash; 19456 (19 MiB) if it is 0.
-	MemoryKiB uint32 `yaml:"memory_kib"`
+	MemoryKiB uint32
 	// Threads is the parallelism of one hash; 1 if it is 0.
-	Threads uint8 `yaml:"threads"`
+	Threads uint8
 }
 
 // SessionConfig is about access tokens.
 type SessionConfig struct {
 	// AccessTokenLifetime is how long access tokens of clients live that can refresh them; 5 minutes if it is 0. Tokens
 	// of other clients do not expire.
-	AccessTokenLifetime time.Duration `yaml:"access_token_lifetime"`
+	AccessTokenLifetime time.Duration
 	// LoginTokens lets a signed-in user get a token that signs another device in (POST /login/get_token).
-	LoginTokens bool `yaml:"login_tokens"`
+	LoginTokens bool
 }
 
 const (

@@ -52,6 +52,7 @@ type Identity struct {
 	AppService string // id of the application service, or ""
 	SoftLogout bool   // the session was ended but the device kept: answered with 401 and soft_logout
 	Unlimited  bool   // rate limits do not apply
+	Suspended  bool   // the account may read but not write: 403 M_USER_SUSPENDED
 }
 
 // Authenticator finds out whom an access token belongs to. The request is given for what changes the answer, such as

@@ -1,0 +1,288 @@
+package account
+
+import (
+	"context"
+	"fmt"
+	"unicode"
+	"unicode/utf8"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/store"
+)
+
+// Session is an access token and the refresh token beside it, as they are stored.
+type Session = store.Session
+
+// Tokens are what a client gets when it signs in or refreshes. RefreshToken and ExpiresInMS are set together or not at
+// all.
+type Tokens struct {
+	AccessToken  string
+	RefreshToken string
+	ExpiresInMS  int64
+}
+
+// SignIn describes a sign-in of a user whose identity was proved.
+type SignIn struct {
+	Device            id.DeviceID // "": a new one
+	DeviceDisplayName *string     // for a new device
+	Refreshable       bool        // the client can refresh its token
+}
+
+// Ending says which sessions of a user end. The zero value ends all, with their devices.
+type Ending struct {
+	Devices []id.DeviceID // nil: all
+	Keep    id.DeviceID   // one that stays: the one that asks
+	// Soft keeps the devices and their keys: the clients are told to sign in again with the same device.
+	// Spec: client-server API, "Soft logout".
+	Soft bool
+}
+
+const (
+	maxDeviceID   = 255 // bytes
+	maxDeviceName = 255 // characters, longer ones are cut
+)
+
+// SignIn makes a session. A device of that id keeps its keys and name but loses its older sessions. Errors:
+// M_INVALID_PARAM for an impossible device id, M_USER_DEACTIVATED, M_USER_LOCKED.
+// Spec: client-server API, "Relationship between access tokens and devices".
+func (a *Accounts) SignIn(ctx context.Context, user id.UserID, in SignIn) (id.DeviceID, Tokens, error) {
+	if err := validateDeviceID(in.Device); err != nil {
+		return "", Tokens{}, err
+	}
+	device := in.Device
+	if device == "" {
+		device = newDeviceID()
+	}
+	tokens, session := a.newSession(user, device, in.Refreshable)
+	err := a.Store.Write(ctx, func(tx *store.Tx) error {
+		u, found, err := tx.LockUser(user)
+		switch {
+		case err != nil:
+			return err
+		case !found:
+			return errNoUser
+		case u.Deactivated:
+			return errDeactivated
+		case u.Locked:
+			return errLocked
+		}
+		isNew, err := tx.InsertDevice(store.Device{User: user, ID: device, DisplayName: cutName(in.DeviceDisplayName), Created: session.Created})
+		if err != nil {
+			return err
+		}
+		ended := int64(0)
+		if !isNew {
+			if ended, err = tx.DeleteDeviceSessions(user, device); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.InsertSession(session); err != nil {
+			return err
+		}
+		if ended > 0 {
+			return announceSessions(tx, user, device)
+		}
+		return nil
+	})
+	if err != nil {
+		return "", Tokens{}, err
+	}
+	return device, tokens, nil
+}
+
+func validateDeviceID(device id.DeviceID) error {
+	if len(device) > maxDeviceID || !utf8.ValidString(string(device)) {
+		return mxerr.InvalidParam(fmt.Sprintf("a device id may have at most %d bytes", maxDeviceID))
+	}
+	for _, c := range device {
+		if unicode.IsControl(c) {
+			return mxerr.InvalidParam("a device id may have no control characters")
+		}
+	}
+	return nil
+}
+
+// cutName bounds a display name that a client chose.
+func cutName(name *string) *string {
+	if name == nil {
+		return nil
+	}
+	out := make([]rune, 0, min(len(*name), maxDeviceName))
+	for _, c := range *name {
+		if c == 0 {
+			continue
+		}
+		if len(out) == maxDeviceName {
+			break
+		}
+		out = append(out, c)
+	}
+	s := string(out)
+	return &s
+}
+
+func (a *Accounts) newSession(user id.UserID, device id.DeviceID, refreshable bool) (Tokens, Session) {
+	t := Tokens{AccessToken: newToken(accessPrefix)}
+	s := Session{Hash: store.HashToken(t.AccessToken), User: user, Device: device, Created: a.now()}
+	if refreshable {
+		life := a.Config.Sessions.AccessTokenLifetime.Milliseconds()
+		t.RefreshToken, t.ExpiresInMS = newToken(refreshPrefix), life
+		h := store.HashToken(t.RefreshToken)
+		s.Refresh, s.Expires = &h, s.Created+life
+	}
+	return t, s
+}
+
+func announceSessions(tx *store.Tx, user id.UserID, device id.DeviceID) error {
+	_, err := tx.Announce(store.Entry{Kind: store.KindSession, User: string(user), Key: string(device)})
+	return err
+}
+
+var errUnknownRefresh = mxerr.UnknownToken("the refresh token is not known or was used already", false)
+
+// Refresh makes new tokens from a refresh token. The old ones stay good until one of the new ones is used, so that a
+// client that never got the answer can ask again. Errors: M_UNKNOWN_TOKEN, M_USER_LOCKED.
+// Spec: client-server API, "Refreshing access tokens".
+func (a *Accounts) Refresh(ctx context.Context, refreshToken string) (Tokens, error) {
+	if !couldBe(refreshToken, refreshPrefix) {
+		return Tokens{}, errUnknownRefresh
+	}
+	var tokens Tokens
+	hash := store.HashToken(refreshToken)
+	err := a.Store.Write(ctx, func(tx *store.Tx) error {
+		old, found, err := tx.SessionByRefresh(hash)
+		if err != nil || !found {
+			return orUnknown(err)
+		}
+		u, found, err := tx.LockUser(old.User)
+		switch {
+		case err != nil || !found || u.Deactivated:
+			return orUnknown(err)
+		case u.Locked:
+			return errLocked
+		}
+		// It may have ended while this transaction waited for the user's row.
+		if old, found, err = tx.SessionByRefresh(hash); err != nil || !found {
+			return orUnknown(err)
+		}
+		if old.Replaces != 0 {
+			if err := tx.ConfirmSession(old); err != nil {
+				return err
+			}
+		}
+		var session Session
+		tokens, session = a.newSession(old.User, old.Device, true)
+		session.Replaces = old.ID
+		if _, err := tx.InsertSession(session); err != nil {
+			return err
+		}
+		if old.Replaces != 0 {
+			return announceSessions(tx, old.User, old.Device)
+		}
+		return nil
+	})
+	return tokens, err
+}
+
+func orUnknown(err error) error {
+	if err != nil {
+		return err
+	}
+	return errUnknownRefresh
+}
+
+// EndSessions ends sessions of a user. There is no other way: sign-out, deleting devices, a new password and
+// deactivation all come here.
+func (a *Accounts) EndSessions(ctx context.Context, user id.UserID, ending Ending) error {
+	return a.Store.Write(ctx, func(tx *store.Tx) error {
+		if _, found, err := tx.LockUser(user); err != nil || !found {
+			return err
+		}
+		return a.endSessions(tx, user, ending)
+	})
+}
+
+// endSessions works in a transaction that holds the user's row.
+func (a *Accounts) endSessions(tx *store.Tx, user id.UserID, ending Ending) error {
+	devices := ending.Devices
+	if devices == nil {
+		all, err := tx.Devices(user)
+		if err != nil {
+			return err
+		}
+		for _, d := range all {
+			devices = append(devices, d.ID)
+		}
+	}
+	var ended []id.DeviceID
+	for _, d := range devices {
+		if d == ending.Keep {
+			continue
+		}
+		changed, err := a.endDevice(tx, user, d, ending.Soft)
+		if err != nil {
+			return err
+		}
+		if changed {
+			ended = append(ended, d)
+		}
+	}
+	for _, d := range ended {
+		if err := announceSessions(tx, user, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Accounts) endDevice(tx *store.Tx, user id.UserID, device id.DeviceID, soft bool) (bool, error) {
+	if soft {
+		n, err := tx.ExpireDeviceSessions(user, device, a.now())
+		return n > 0, err
+	}
+	n, err := tx.DeleteDeviceSessions(user, device)
+	if err != nil {
+		return false, err
+	}
+	existed, err := tx.DeleteDevice(user, device)
+	if err != nil || !existed {
+		return n > 0, err
+	}
+	for _, hook := range a.OnDeviceDeleted {
+		if err := hook(tx, user, device); err != nil {
+			return false, fmt.Errorf("delete what belongs to device %s of %s: %w", device, user, err)
+		}
+	}
+	return true, nil
+}
+
+// LoginToken makes a token that signs the user in once, elsewhere. It returns its lifetime in milliseconds.
+func (a *Accounts) LoginToken(ctx context.Context, user id.UserID) (token string, expiresInMS int64, err error) {
+	token, expiresInMS = newToken(loginPrefix), loginTokenLifetime.Milliseconds()
+	err = a.Store.Write(ctx, func(tx *store.Tx) error {
+		return tx.InsertLoginToken(store.HashToken(token), user, a.now()+expiresInMS)
+	})
+	return token, expiresInMS, err
+}
+
+// UseLoginToken takes a login token and returns whose it was; M_FORBIDDEN if it is none or was used.
+func (a *Accounts) UseLoginToken(ctx context.Context, token string) (id.UserID, error) {
+	if !couldBe(token, loginPrefix) {
+		return "", errBadLoginToken
+	}
+	var user id.UserID
+	var found bool
+	err := a.Store.Write(ctx, func(tx *store.Tx) error {
+		var err error
+		user, found, err = tx.TakeLoginToken(store.HashToken(token), a.now())
+		return err
+	})
+	if err == nil && !found {
+		err = errBadLoginToken
+	}
+	return user, err
+}
+
+var errBadLoginToken = mxerr.Forbidden("the login token is not valid, or it was used or has expired")

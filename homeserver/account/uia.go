@@ -1,0 +1,136 @@
+package account
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/store"
+)
+
+// Stages of user-interactive authentication. Spec: client-server API, "Authentication types".
+const (
+	StagePassword          = "m.login.password"
+	StageDummy             = "m.login.dummy"
+	StageRegistrationToken = "m.login.registration_token"
+)
+
+// ErrApprovalSpent says that an authentication session was used, or has expired, since it was looked at.
+var ErrApprovalSpent = errors.New("the authentication session is gone")
+
+// ErrTokenUnusable says that a registration token is not known, has expired or was used up.
+var ErrTokenUnusable = errors.New("the registration token cannot be used")
+
+// UIA is user-interactive authentication under way: which stages were completed, for what, by whom. Without an ID it is
+// not stored, which spares a client that authenticates at its first request the writes.
+type UIA = store.UIASession
+
+// NewUIA begins an authentication without storing it. user is "" at registration.
+func NewUIA(operation string, user id.UserID) UIA { return UIA{Operation: operation, User: user} }
+
+// SaveUIA stores an authentication that was not stored before, so that any node can go on with it.
+func (a *Accounts) SaveUIA(ctx context.Context, s UIA) (UIA, error) {
+	s.ID = randomLetters(32)
+	s.Expires = a.now() + uiaLifetime.Milliseconds()
+	err := a.Store.Write(ctx, func(tx *store.Tx) error { return tx.InsertUIASession(s) })
+	return s, err
+}
+
+// FindUIA returns the stored authentication of this id, if it is for this operation of this user.
+func (a *Accounts) FindUIA(ctx context.Context, sid, operation string, user id.UserID) (UIA, bool, error) {
+	var s UIA
+	var found bool
+	err := a.Store.Read(ctx, func(tx *store.Tx) error {
+		var err error
+		s, found, err = tx.UIASession(sid)
+		return err
+	})
+	return s, found && s.Operation == operation && s.User == user && s.Expires > a.now(), err
+}
+
+// CompleteStage notes that a stage was passed. registrationToken is reserved where the stage is that of registration
+// tokens; ErrTokenUnusable if it cannot be.
+func (a *Accounts) CompleteStage(ctx context.Context, s UIA, stage, registrationToken string) (UIA, error) {
+	if s.ID == "" {
+		if registrationToken != "" {
+			usable, err := a.RegistrationTokenValid(ctx, registrationToken)
+			if err != nil || !usable {
+				return s, errors.Join(err, errIf(!usable, ErrTokenUnusable))
+			}
+		}
+		s.Completed = append(slices.Clone(s.Completed), stage)
+		s.RegistrationToken = registrationToken
+		return s, nil
+	}
+	var now UIA
+	err := a.Store.Write(ctx, func(tx *store.Tx) error {
+		var found bool
+		var err error
+		now, found, err = tx.LockUIASession(s.ID)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return ErrApprovalSpent
+		}
+		if slices.Contains(now.Completed, stage) {
+			return nil // another request was quicker; completed stages are not tried again
+		}
+		if registrationToken != "" {
+			reserved, err := tx.ReserveRegistrationToken(registrationToken, a.now())
+			if err != nil {
+				return err
+			}
+			if !reserved {
+				return ErrTokenUnusable
+			}
+			now.RegistrationToken = registrationToken
+		}
+		now.Completed = append(now.Completed, stage)
+		return tx.UpdateUIASession(now)
+	})
+	return now, err
+}
+
+func errIf(cond bool, err error) error {
+	if cond {
+		return err
+	}
+	return nil
+}
+
+// SpendUIA ends an authentication whose stages are complete, for an operation that may now be done once;
+// ErrApprovalSpent if that was done already.
+func (a *Accounts) SpendUIA(ctx context.Context, s UIA) error {
+	if s.ID == "" && s.RegistrationToken == "" {
+		return nil
+	}
+	return a.Store.Write(ctx, func(tx *store.Tx) error { return a.spend(tx, &s) })
+}
+
+func (a *Accounts) spend(tx *store.Tx, s *UIA) error {
+	if s.ID == "" {
+		if s.RegistrationToken == "" {
+			return nil
+		}
+		used, err := tx.UseRegistrationToken(s.RegistrationToken, a.now())
+		if err == nil && !used {
+			err = ErrTokenUnusable
+		}
+		return err
+	}
+	stored, found, err := tx.TakeUIASession(s.ID)
+	if err != nil {
+		return fmt.Errorf("end an authentication session: %w", err)
+	}
+	if !found {
+		return ErrApprovalSpent
+	}
+	if stored.RegistrationToken == "" {
+		return nil
+	}
+	return tx.SettleRegistrationToken(stored.RegistrationToken, true)
+}

@@ -1,0 +1,352 @@
+package account
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/store"
+)
+
+// User is an account of this server.
+type User = store.User
+
+// maxUserID is the most bytes a Matrix user id may have, sigil and server name included.
+const maxUserID = 255
+
+// NewUser describes an account to be made.
+type NewUser struct {
+	// Localpart is taken as it is given; see Localpart for what people type.
+	Localpart string
+	// Password may be empty: the account then has none of ours.
+	Password string
+	// PasswordHash is used in place of Password: argon2id in PHC form or bcrypt, from another server.
+	PasswordHash string
+	Type         string // user_type of the admin API, "" for people
+	AppService   string
+	Admin        bool
+	Guest        bool
+	// Approval is the completed user-interactive authentication that pays for the account; nil where an
+	// administrator makes it.
+	Approval *UIA
+	// Unreserved allows names that application services claim: their own users.
+	Unreserved bool
+}
+
+// Localpart brings a wished name into the form of a localpart: lower case, without sigil and server name if they are ours.
+// Errors are M_INVALID_USERNAME. Spec: appendices, "User Identifiers".
+func (a *Accounts) Localpart(name string) (string, error) {
+	if rest, full := strings.CutPrefix(name, "@"); full {
+		local, ours := strings.CutSuffix(rest, ":"+a.ServerName)
+		if !ours {
+			return "", invalidUsername("this server's users end with :" + a.ServerName)
+		}
+		name = local
+	}
+	local := strings.ToLower(name)
+	if local == "" {
+		return "", invalidUsername("the username is empty")
+	}
+	for _, c := range []byte(local) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', strings.IndexByte("._=-/+", c) >= 0:
+		default:
+			return "", invalidUsername("a username may have the letters a to z, digits and . _ = - / + only")
+		}
+	}
+	if len(a.UserID(local)) > maxUserID {
+		return "", invalidUsername(fmt.Sprintf("the user id would have more than %d bytes", maxUserID))
+	}
+	return local, nil
+}
+
+func invalidUsername(msg string) error {
+	return mxerr.New(http.StatusBadRequest, "M_INVALID_USERNAME", msg)
+}
+
+func userInUse() error {
+	return mxerr.New(http.StatusBadRequest, "M_USER_IN_USE", "this username is taken")
+}
+
+// Available tells whether a localpart can be registered: nil, M_EXCLUSIVE or M_USER_IN_USE.
+func (a *Accounts) Available(ctx context.Context, localpart string) error {
+	user := a.UserID(localpart)
+	if a.Exclusive != nil && a.Exclusive(user) {
+		return mxerr.New(http.StatusBadRequest, "M_EXCLUSIVE", "this username is reserved by an application service")
+	}
+	taken, err := a.Exists(ctx, user)
+	if err == nil && taken {
+		return userInUse()
+	}
+	return err
+}
+
+// CreateUser makes an account. Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_EXCLUSIVE, ErrApprovalSpent.
+func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (User, error) {
+	local, err := a.Localpart(n.Localpart)
+	if err != nil {
+		return User{}, err
+	}
+	u := User{ID: a.UserID(local), Localpart: local, Created: a.now(), Type: n.Type, AppService: n.AppService, Admin: n.Admin, Guest: n.Guest}
+	if !n.Unreserved && a.Exclusive != nil && a.Exclusive(u.ID) {
+		return User{}, mxerr.New(http.StatusBadRequest, "M_EXCLUSIVE", "this username is reserved by an application service")
+	}
+	switch {
+	case n.PasswordHash != "":
+		if !storableHash(n.PasswordHash) {
+			return User{}, mxerr.InvalidParam("the password hash must be argon2id in PHC form or bcrypt")
+		}
+		u.Password = store.Content(n.PasswordHash)
+	case n.Password != "":
+		if u.Password, err = a.hashPassword(ctx, n.Password); err != nil {
+			return User{}, err
+		}
+	}
+	err = a.Store.Write(ctx, func(tx *store.Tx) error {
+		if n.Approval != nil {
+			if err := a.spend(tx, n.Approval); err != nil {
+				return err
+			}
+		}
+		inserted, err := tx.InsertUser(u)
+		if err != nil {
+			return err
+		}
+		if !inserted {
+			return userInUse()
+		}
+		return announceUser(tx, u.ID)
+	})
+	if err != nil {
+		return User{}, err
+	}
+	a.Logger.Info("account made", "user_id", u.ID, "admin", u.Admin)
+	return u, nil
+}
+
+func announceUser(tx *store.Tx, user id.UserID) error {
+	_, err := tx.Announce(store.Entry{Kind: store.KindUser, User: string(user)})
+	return err
+}
+
+func (a *Accounts) hashPassword(ctx context.Context, password string) (store.Content, error) {
+	if err := passwordStorable(password); err != nil {
+		return nil, err
+	}
+	h, err := a.hashes.hash(ctx, password)
+	return store.Content(h), err
+}
+
+// User reads an account; an unknown one is 404 M_NOT_FOUND.
+func (a *Accounts) User(ctx context.Context, user id.UserID) (User, error) {
+	var u User
+	err := a.Store.Read(ctx, func(tx *store.Tx) error {
+		var found bool
+		var err error
+		if u, found, err = tx.User(user); err == nil && !found {
+			return errNoUser
+		}
+		return err
+	})
+	return u, err
+}
+
+var errNoUser = mxerr.NotFound("there is no such user on this server")
+
+// Exists tells whether there is an account of this id, be it deactivated.
+func (a *Accounts) Exists(ctx context.Context, user id.UserID) (bool, error) {
+	var found bool
+	err := a.Store.Read(ctx, func(tx *store.Tx) error {
+		var err error
+		found, err = tx.UserExists(user)
+		return err
+	})
+	return found, err
+}
+
+// LocalUsers counts the accounts of people that can be used.
+func (a *Accounts) LocalUsers(ctx context.Context) (int64, error) {
+	var n int64
+	err := a.Store.Read(ctx, func(tx *store.Tx) error {
+		var err error
+		n, err = tx.CountUsers()
+		return err
+	})
+	return n, err
+}
+
+// resolve finds the account that somebody names at sign-in: a localpart or a full user id, in any case. An account that
+// has exactly this name (from a time when capitals were allowed) goes first. found is false for names of nobody.
+func (a *Accounts) resolve(ctx context.Context, name string) (u User, found bool, err error) {
+	local, full := strings.CutPrefix(name, "@")
+	if full {
+		var ours bool
+		if local, ours = strings.CutSuffix(local, ":"+a.ServerName); !ours {
+			return User{}, false, nil
+		}
+	}
+	if len(local) > maxUserID || strings.ContainsRune(local, 0) {
+		return User{}, false, nil
+	}
+	err = a.Store.Read(ctx, func(tx *store.Tx) error {
+		if u, found, err = tx.User(a.UserID(local)); err != nil || found {
+			return err
+		}
+		u, found, err = tx.User(a.UserID(strings.ToLower(local)))
+		return err
+	})
+	return u, found, err
+}
+
+var (
+	errBadLogin    = mxerr.Forbidden("the username or password is wrong")
+	errDeactivated = mxerr.New(http.StatusForbidden, "M_USER_DEACTIVATED", "this account was deactivated")
+	errLocked      = mxerr.New(http.StatusUnauthorized, "M_USER_LOCKED", "this account is locked").With("soft_logout", true)
+)
+
+// CheckPassword finds the account that a name and a password belong to. Errors: M_FORBIDDEN, the same and after the
+// same time for unknown names and wrong passwords; M_USER_DEACTIVATED; M_LIMIT_EXCEEDED when too many passwords wait to
+// be checked. A hash of another cost than the configured one is renewed.
+func (a *Accounts) CheckPassword(ctx context.Context, name, password string) (User, error) {
+	u, found, err := a.resolve(ctx, name)
+	if err != nil {
+		return User{}, err
+	}
+	ok, stale, err := a.hashes.check(ctx, u.Password, password)
+	switch {
+	case err != nil:
+		return User{}, fmt.Errorf("check the password of %s: %w", u.ID, err)
+	case found && u.Deactivated:
+		return User{}, errDeactivated
+	case !ok || !found:
+		return User{}, errBadLogin
+	}
+	if stale {
+		if err := a.rehash(ctx, &u, password); err != nil {
+			a.Logger.Warn("a password's hash could not be renewed", "user_id", u.ID, "error", err)
+		}
+	}
+	return u, nil
+}
+
+func (a *Accounts) rehash(ctx context.Context, u *User, password string) error {
+	h, err := a.hashPassword(ctx, password)
+	if err != nil {
+		return err
+	}
+	old := u.Password
+	err = a.Store.Write(ctx, func(tx *store.Tx) error {
+		now, found, err := tx.LockUser(u.ID)
+		if err != nil || !found || !bytes.Equal(now.Password, old) {
+			return err // it was changed meanwhile
+		}
+		_, err = tx.SetUserPassword(u.ID, h)
+		return err
+	})
+	if err == nil {
+		u.Password = h
+	}
+	return err
+}
+
+// SetPassword gives an account a new password. ending says which of its sessions end with it; nil: none.
+func (a *Accounts) SetPassword(ctx context.Context, user id.UserID, password string, ending *Ending) error {
+	h, err := a.hashPassword(ctx, password)
+	if err != nil {
+		return err
+	}
+	return a.Store.Write(ctx, func(tx *store.Tx) error {
+		u, found, err := tx.LockUser(user)
+		switch {
+		case err != nil:
+			return err
+		case !found:
+			return errNoUser
+		case u.Deactivated:
+			return errDeactivated
+		}
+		if _, err := tx.SetUserPassword(user, h); err != nil {
+			return err
+		}
+		if err := tx.DeleteLoginTokens(user); err != nil {
+			return err
+		}
+		if ending != nil {
+			if err := a.endSessions(tx, user, *ending); err != nil {
+				return err
+			}
+		}
+		return announceUser(tx, user)
+	})
+}
+
+// SetAdmin makes a user a server administrator, or no longer one.
+func (a *Accounts) SetAdmin(ctx context.Context, user id.UserID, on bool) error {
+	return a.setFlag(ctx, user, store.UserAdmin, on)
+}
+
+// Lock locks an account or unlocks it: its sessions stay but answer M_USER_LOCKED.
+// Spec: client-server API, "Account locking".
+func (a *Accounts) Lock(ctx context.Context, user id.UserID, on bool) error {
+	return a.setFlag(ctx, user, store.UserLocked, on)
+}
+
+// Suspend suspends an account or lifts that: it can read, but not write.
+// Spec: client-server API, "Account suspension".
+func (a *Accounts) Suspend(ctx context.Context, user id.UserID, on bool) error {
+	return a.setFlag(ctx, user, store.UserSuspended, on)
+}
+
+func (a *Accounts) setFlag(ctx context.Context, user id.UserID, flag store.UserFlag, on bool) error {
+	return a.Store.Write(ctx, func(tx *store.Tx) error {
+		found, err := tx.SetUserFlag(user, flag, on)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return errNoUser
+		}
+		return announceUser(tx, user)
+	})
+}
+
+// Deactivate ends an account for good: its sessions end, its devices and password go, and it leaves its rooms. It may be
+// called again, to finish what was interrupted.
+func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) error {
+	err := a.Store.Write(ctx, func(tx *store.Tx) error {
+		_, found, err := tx.LockUser(user)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return errNoUser
+		}
+		if err := tx.DeactivateUser(user, erase); err != nil {
+			return err
+		}
+		if err := tx.DeleteLoginTokens(user); err != nil {
+			return err
+		}
+		if err := a.endSessions(tx, user, Ending{}); err != nil {
+			return err
+		}
+		return announceUser(tx, user)
+	})
+	if err != nil {
+		return err
+	}
+	a.Logger.Info("account deactivated", "user_id", user, "erase", erase)
+	if a.LeaveAllRooms == nil {
+		return nil
+	}
+	// The client's connection has no say in whether the rest is done.
+	if err := a.LeaveAllRooms(context.WithoutCancel(ctx), user); err != nil {
+		return fmt.Errorf("leave the rooms of %s: %w", user, err)
+	}
+	return nil
+}
