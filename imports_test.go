@@ -27,7 +27,7 @@ var layers = [][]string{
 	},
 	{"homeserver/room", "homeserver/account"},
 	{"homeserver/store"},
-	{"homeserver/event", "homeserver/web"},
+	{"homeserver/event", "homeserver/web", "homeserver/filter"},
 	{"homeserver/mxerr"},
 }
 
