@@ -48,7 +48,7 @@ const (
 // M_INVALID_PARAM for an impossible device id, M_USER_DEACTIVATED, M_USER_LOCKED.
 // Spec: client-server API, "Relationship between access tokens and devices".
 func (a *Accounts) SignIn(ctx context.Context, user id.UserID, in SignIn) (id.DeviceID, Tokens, error) {
-	if err := validateDeviceID(in.Device); err != nil {
+	if err := ValidateDeviceID(in.Device); err != nil {
 		return "", Tokens{}, err
 	}
 	device := in.Device
@@ -92,7 +92,8 @@ func (a *Accounts) SignIn(ctx context.Context, user id.UserID, in SignIn) (id.De
 	return device, tokens, nil
 }
 
-func validateDeviceID(device id.DeviceID) error {
+// ValidateDeviceID tells what is wrong with a device id that a client chose, as M_INVALID_PARAM.
+func ValidateDeviceID(device id.DeviceID) error {
 	if len(device) > maxDeviceID || !utf8.ValidString(string(device)) {
 		return mxerr.InvalidParam(fmt.Sprintf("a device id may have at most %d bytes", maxDeviceID))
 	}

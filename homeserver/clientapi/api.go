@@ -17,6 +17,7 @@ type Deps struct {
 	Store      *store.Store
 	Accounts   *account.Accounts
 	Rooms      *room.Rooms
+	Limits     *web.Limiter // nil: no rate limits
 	Logger     *slog.Logger
 }
 
@@ -29,7 +30,13 @@ func New(d Deps) *API { return &API{d} }
 // Routes is the table of all routes of the package.
 func (a *API) Routes() []web.Route {
 	var all []web.Route
-	for _, t := range [][]web.Route{} {
+	for _, t := range [][]web.Route{
+		a.serverRoutes(),
+		a.loginRoutes(),
+		a.registerRoutes(),
+		a.accountRoutes(),
+		a.deviceRoutes(),
+	} {
 		all = append(all, t...)
 	}
 	return all

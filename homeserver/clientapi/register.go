@@ -1,0 +1,133 @@
+package clientapi
+
+import (
+	"net/http"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/account"
+	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/web"
+)
+
+func (a *API) registerRoutes() []web.Route {
+	return []web.Route{
+		{Pattern: "POST /_matrix/client/v3/register", Auth: web.Public, Rate: web.RateRegister, Handler: a.register},
+		{Pattern: "GET /_matrix/client/v3/register/available", Auth: web.Public, Rate: web.RateRegister, Handler: a.registerAvailable},
+		{Pattern: "GET /_matrix/client/v1/register/m.login.registration_token/validity", Auth: web.Public, Rate: web.RateRegister, Handler: a.registrationTokenValidity},
+		{Pattern: "GET /_synapse/admin/v1/register", Auth: web.Public, Rate: web.RateRegister, Handler: a.secretRegistrationNonce},
+		{Pattern: "POST /_synapse/admin/v1/register", Auth: web.Public, Rate: web.RateRegister, Handler: a.secretRegistration},
+	}
+}
+
+type registerRequest struct {
+	Auth          *authData   `json:"auth"`
+	Username      *string     `json:"username"`
+	Password      *string     `json:"password"`
+	DeviceID      id.DeviceID `json:"device_id"`
+	DeviceName    *string     `json:"initial_device_display_name"`
+	InhibitLogin  bool        `json:"inhibit_login"`
+	RefreshTokens bool        `json:"refresh_token"`
+}
+
+var errRegistrationClosed = mxerr.Forbidden("registration is closed on this server: ask an administrator for an account")
+
+// register handles POST /_matrix/client/v3/register. Spec: client-server API, "Account registration".
+func (a *API) register(w http.ResponseWriter, r *http.Request) error {
+	switch kind := web.QueryString(r, "kind"); kind {
+	case "", "user":
+	case "guest":
+		return mxerr.New(http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN", "this server has no guest accounts")
+	default:
+		return mxerr.InvalidParam("query parameter 'kind' must be user or guest")
+	}
+	req, err := web.ReadOptionalJSON[registerRequest](r)
+	if err != nil {
+		return err
+	}
+	var flows []uiaFlow
+	switch a.Accounts.Config.Registration.Mode {
+	case account.RegistrationOpen:
+		flows = []uiaFlow{{Stages: []string{account.StageDummy}}}
+	case account.RegistrationToken:
+		flows = []uiaFlow{{Stages: []string{account.StageRegistrationToken}}}
+	default:
+		return errRegistrationClosed
+	}
+	// Spec: these are checked before user-interactive authentication.
+	localpart, err := a.checkRegistration(r, req)
+	if err != nil {
+		return err
+	}
+	approval, err := a.interact(r, req.Auth, "register", "", flows)
+	if err != nil {
+		return err
+	}
+	if req.Password == nil {
+		return mxerr.MissingParam("'password' is required")
+	}
+	u, err := a.Accounts.CreateUser(r.Context(), account.NewUser{Localpart: localpart, Password: *req.Password, Approval: &approval})
+	if err != nil {
+		return a.beginAgain(r.Context(), approval, flows, err)
+	}
+	if req.InhibitLogin {
+		return web.WriteJSON(w, loginResponse{UserID: u.ID})
+	}
+	return a.signIn(w, r, u.ID, account.SignIn{Device: req.DeviceID, DeviceDisplayName: req.DeviceName, Refreshable: req.RefreshTokens})
+}
+
+// checkRegistration refuses what could not be registered whoever asks, and returns the localpart.
+func (a *API) checkRegistration(r *http.Request, req registerRequest) (string, error) {
+	if err := account.ValidateDeviceID(req.DeviceID); err != nil {
+		return "", err
+	}
+	if req.Password != nil {
+		if err := a.Accounts.ValidatePassword(*req.Password); err != nil {
+			return "", err
+		}
+	}
+	if req.Username == nil {
+		return account.SpareLocalpart(), nil
+	}
+	localpart, err := a.Accounts.Localpart(*req.Username)
+	if err != nil {
+		return "", err
+	}
+	return localpart, a.Accounts.Available(r.Context(), localpart)
+}
+
+// registerAvailable handles GET /_matrix/client/v3/register/available. While registration is closed it answers nothing,
+// so that it cannot be used to find out who has an account.
+func (a *API) registerAvailable(w http.ResponseWriter, r *http.Request) error {
+	if a.Accounts.Config.Registration.Mode == account.RegistrationClosed {
+		return errRegistrationClosed
+	}
+	name, given := web.QueryLookup(r, "username")
+	if !given {
+		return mxerr.MissingParam("query parameter 'username' is required")
+	}
+	localpart, err := a.Accounts.Localpart(name)
+	if err != nil {
+		return err
+	}
+	if err := a.Accounts.Available(r.Context(), localpart); err != nil {
+		return err
+	}
+	return web.WriteJSON(w, map[string]bool{"available": true})
+}
+
+// registrationTokenValidity handles GET /_matrix/client/v1/register/m.login.registration_token/validity.
+func (a *API) registrationTokenValidity(w http.ResponseWriter, r *http.Request) error {
+	if a.Accounts.Config.Registration.Mode == account.RegistrationClosed {
+		return errRegistrationClosed
+	}
+	token, given := web.QueryLookup(r, "token")
+	if !given {
+		return mxerr.MissingParam("query parameter 'token' is required")
+	}
+	valid, err := a.Accounts.RegistrationTokenValid(r.Context(), token)
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, map[string]bool{"valid": valid})
+}

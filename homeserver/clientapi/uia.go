@@ -1,0 +1,239 @@
+package clientapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/account"
+	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/web"
+)
+
+// authData is the "auth" member of requests that need user-interactive authentication.
+// Spec: client-server API, "User-interactive API in the REST API".
+type authData struct {
+	Type    string `json:"type"`
+	Session string `json:"session"`
+
+	Identifier *userIdentifier `json:"identifier"` // m.login.password
+	User       string          `json:"user"`       // the same as old clients send it
+	Password   *string         `json:"password"`
+
+	Token string `json:"token"` // m.login.registration_token
+}
+
+// userIdentifier names a user at sign-in. Spec: client-server API, "Identifier types".
+type userIdentifier struct {
+	Type string `json:"type"`
+	User string `json:"user"`
+}
+
+// uiaFlow is a list of stages; whoever passes all stages of one flow, in order, has authenticated.
+type uiaFlow struct {
+	Stages []string `json:"stages"`
+}
+
+// requireUIA lets a request of a signed-in user pass only after its user has proved again to be there. operation names
+// what is to be done, with its target, such as "delete device ABC": a proof for one operation is good for no other, and
+// only once. Application services need no proof. The error is the 401 that tells the client what to do.
+func (a *API) requireUIA(r *http.Request, auth *authData, operation string) error {
+	who := web.Requester(r)
+	if who.AppService != "" {
+		return nil
+	}
+	s, err := a.interact(r, auth, operation, who.UserID, passwordFlow)
+	if err != nil {
+		return err
+	}
+	return a.spendUIA(r.Context(), s, passwordFlow)
+}
+
+// passwordFlow is how a user with a password proves to be there.
+var passwordFlow = []uiaFlow{{Stages: []string{account.StagePassword}}}
+
+// spendUIA makes sure that a completed authentication is used once.
+func (a *API) spendUIA(ctx context.Context, s account.UIA, flows []uiaFlow) error {
+	return a.beginAgain(ctx, s, flows, a.Accounts.SpendUIA(ctx, s))
+}
+
+// beginAgain turns the errors that say that an authentication cannot be used (another request used it, it has expired, or
+// its registration token was used up) into the challenge of a new one.
+func (a *API) beginAgain(ctx context.Context, s account.UIA, flows []uiaFlow, err error) error {
+	anew := account.NewUIA(s.Operation, s.User)
+	switch {
+	case errors.Is(err, account.ErrApprovalSpent):
+		return a.challenge(ctx, anew, flows, mxerr.Forbidden("this authentication was used already or has expired; begin again"))
+	case errors.Is(err, account.ErrTokenUnusable):
+		return a.challenge(ctx, anew, flows, errRegistrationToken)
+	}
+	return err
+}
+
+// interact takes an authentication as far as this request brings it. It returns it when it is complete, and otherwise
+// the 401 with the flows. user is "" at registration.
+func (a *API) interact(r *http.Request, auth *authData, operation string, user id.UserID, flows []uiaFlow) (account.UIA, error) {
+	ctx := r.Context()
+	s := account.NewUIA(operation, user)
+	if auth == nil {
+		return s, a.challenge(ctx, s, flows, nil)
+	}
+	if auth.Session != "" {
+		stored, found, err := a.Accounts.FindUIA(ctx, auth.Session, operation, user)
+		if err != nil {
+			return s, err
+		}
+		if !found {
+			return s, a.challenge(ctx, s, flows, mxerr.Forbidden("this authentication session is not known or has expired"))
+		}
+		s = stored
+	} else if !singleStages(flows) {
+		var err error
+		if s, err = a.Accounts.SaveUIA(ctx, s); err != nil {
+			return s, err
+		}
+	}
+	if auth.Type != "" && !slices.Contains(s.Completed, auth.Type) {
+		if !isNextStage(flows, s.Completed, auth.Type) {
+			return s, a.challenge(ctx, s, flows, mxerr.Forbidden("this is not one of the authentication stages that can be passed now"))
+		}
+		token, err := a.tryStage(r, auth, user)
+		if refused := mxerr.As(err); refused != nil && refused.Status == http.StatusUnauthorized {
+			return s, a.challenge(ctx, s, flows, refused)
+		}
+		if err != nil {
+			return s, err
+		}
+		next, err := a.Accounts.CompleteStage(ctx, s, auth.Type, token)
+		switch {
+		case errors.Is(err, account.ErrTokenUnusable):
+			return s, a.challenge(ctx, s, flows, errRegistrationToken)
+		case err != nil:
+			return s, a.beginAgain(ctx, s, flows, err)
+		}
+		s = next
+	}
+	if !isComplete(flows, s.Completed) {
+		return s, a.challenge(ctx, s, flows, nil)
+	}
+	return s, nil
+}
+
+// challenge makes the 401 that tells what is still to be done.
+func (a *API) challenge(ctx context.Context, s account.UIA, flows []uiaFlow, refused *mxerr.Error) error {
+	if s.ID == "" {
+		var err error
+		if s, err = a.Accounts.SaveUIA(ctx, s); err != nil {
+			return err
+		}
+	}
+	e := mxerr.New(http.StatusUnauthorized, "", "")
+	if refused != nil {
+		e = mxerr.New(http.StatusUnauthorized, refused.Code, refused.Message)
+	}
+	e = e.With("flows", flows).With("params", struct{}{}).With("session", s.ID)
+	if len(s.Completed) > 0 {
+		e = e.With("completed", s.Completed)
+	}
+	return e
+}
+
+var (
+	errRegistrationToken = mxerr.New(http.StatusUnauthorized, "M_FORBIDDEN", "the registration token is not valid")
+	errUIAPassword       = mxerr.New(http.StatusUnauthorized, "M_FORBIDDEN", "the username or password is wrong")
+)
+
+// tryStage checks what the client submits for a stage. A 401 error means that it may try again. registrationToken is
+// the token that the stage of that name names; whether it can be used is found out when it is reserved.
+func (a *API) tryStage(r *http.Request, auth *authData, user id.UserID) (registrationToken string, err error) {
+	switch auth.Type {
+	case account.StageDummy:
+		return "", nil
+	case account.StageRegistrationToken:
+		if auth.Token == "" {
+			return "", mxerr.MissingParam("'auth.token' is required")
+		}
+		return auth.Token, nil
+	case account.StagePassword:
+		return "", a.tryPassword(r, auth, user)
+	}
+	return "", mxerr.New(http.StatusBadRequest, "M_UNRECOGNIZED", "this authentication type is not known")
+}
+
+func (a *API) tryPassword(r *http.Request, auth *authData, user id.UserID) error {
+	if auth.Password == nil {
+		return mxerr.MissingParam("'auth.password' is required")
+	}
+	name, err := loginName(auth.Identifier, auth.User)
+	if err != nil {
+		return err
+	}
+	if !names(name, user) {
+		return errUIAPassword
+	}
+	if err := a.passwordAttempt(string(user)); err != nil {
+		return err
+	}
+	_, err = a.Accounts.CheckPassword(r.Context(), string(user), *auth.Password)
+	if mxerr.Is(err, "M_FORBIDDEN") {
+		a.Logger.Info("user-interactive authentication refused", "user_id", user, "ip", web.ClientIP(r))
+		return errUIAPassword
+	}
+	return err
+}
+
+// names tells whether a name that a user typed is that of the user.
+func names(name string, user id.UserID) bool {
+	return strings.EqualFold(name, string(user)) || strings.EqualFold(name, user.Localpart())
+}
+
+// passwordAttempt limits how often passwords are tried for one account, from wherever.
+func (a *API) passwordAttempt(account string) error {
+	if wait := a.Limits.Allow(web.RateLogin, "password "+account); wait > 0 {
+		return mxerr.LimitExceeded(wait)
+	}
+	return nil
+}
+
+// loginName is the name in an identifier, or in the "user" member of old clients.
+func loginName(identifier *userIdentifier, legacy string) (string, error) {
+	switch {
+	case identifier == nil && legacy == "":
+		return "", mxerr.MissingParam("'identifier' is required")
+	case identifier == nil:
+		return legacy, nil
+	}
+	switch identifier.Type {
+	case "m.id.user":
+		if identifier.User == "" {
+			return "", mxerr.MissingParam("'identifier.user' is required")
+		}
+		return identifier.User, nil
+	case "m.id.thirdparty", "m.id.phone":
+		// Spec: "In the case that the homeserver does not know about the supplied 3PID, the homeserver must respond
+		// with 403 Forbidden". There are none.
+		return "", mxerr.Forbidden("no account has this address")
+	case "":
+		return "", mxerr.MissingParam("'identifier.type' is required")
+	}
+	return "", mxerr.New(http.StatusBadRequest, "M_UNKNOWN", "this type of user identifier is not known")
+}
+
+func singleStages(flows []uiaFlow) bool {
+	return !slices.ContainsFunc(flows, func(f uiaFlow) bool { return len(f.Stages) > 1 })
+}
+
+// isNextStage tells whether a stage follows the completed ones in some flow.
+func isNextStage(flows []uiaFlow, completed []string, stage string) bool {
+	return slices.ContainsFunc(flows, func(f uiaFlow) bool {
+		return len(f.Stages) > len(completed) && slices.Equal(f.Stages[:len(completed)], completed) && f.Stages[len(completed)] == stage
+	})
+}
+
+func isComplete(flows []uiaFlow, completed []string) bool {
+	return slices.ContainsFunc(flows, func(f uiaFlow) bool { return slices.Equal(f.Stages, completed) })
+}
