@@ -1,0 +1,596 @@
+package room
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/event"
+	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/store"
+)
+
+const (
+	batchMax   = 256   // units in one transaction
+	queueMax   = 20000 // units that may wait
+	commitTry  = 6     // rebuilds of a unit that lost against another node
+	underLock  = 3     // from this try on a stale room is rebuilt inside the lock
+	prevEvents = 20    // the most prev_events an event may have
+)
+
+// unit is what one request wants committed: all of its drafts or none.
+type unit struct {
+	room   *Room // nil while a new room has none
+	create *newRoom
+	drafts []Draft
+	txnKey []int64                // one for each draft, 0 without
+	bodies map[int64]*event.Event // state that was read before, by number: the committer needs no database to authorise
+	target map[id.EventID]*Event  // events that drafts redact
+
+	ids   []id.EventID
+	err   error
+	stale bool // lost against another node: to be built again
+	tries int
+	done  chan struct{}
+}
+
+// committerQueue holds the units that wait for the next transaction.
+type committerQueue struct {
+	mu    sync.Mutex
+	units []*unit
+	wake  chan struct{}
+	ended bool
+}
+
+func (q *committerQueue) put(u *unit) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.ended {
+		return mxerr.Unavailable("the server is shutting down")
+	}
+	if len(q.units) >= queueMax {
+		return mxerr.Unavailable("the server is overloaded, try again soon")
+	}
+	q.units = append(q.units, u)
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (q *committerQueue) take() []*unit {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := min(len(q.units), batchMax)
+	out := q.units[:n:n]
+	q.units = q.units[n:]
+	if len(q.units) == 0 {
+		q.units = nil
+	}
+	return out
+}
+
+// Run commits what is sent, until ctx ends and the queue is empty.
+func (rs *Rooms) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-rs.queue.wake:
+		case <-tick.C:
+			rs.dropResting()
+			continue
+		case <-ctx.Done():
+			rs.queue.mu.Lock()
+			rs.queue.ended = true
+			rs.queue.mu.Unlock()
+		}
+		for {
+			units := rs.queue.take()
+			if len(units) == 0 {
+				break
+			}
+			// what was accepted into the queue is finished even while shutting down
+			rs.commit(context.WithoutCancel(ctx), units)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// commit brings units into the log: in one transaction if all goes well. Units that lose against another node are
+// built again on what it wrote; a transaction that the database refuses is halved until the guilty unit is alone.
+func (rs *Rooms) commit(ctx context.Context, units []*unit) {
+	for len(units) > 0 {
+		b := rs.form(units)
+		err := rs.d.Store.Write(ctx, b.write)
+		if errors.Is(err, store.ErrUnknownOutcome) {
+			err = rs.settle(ctx, b, err)
+		}
+		if err != nil {
+			rs.failed(ctx, b, units, err)
+			return
+		}
+		var again []*unit
+		for _, u := range units {
+			if u.stale && u.tries < commitTry {
+				u.stale = false
+				u.tries++
+				again = append(again, u)
+				continue
+			}
+			if u.stale {
+				u.err = mxerr.Unavailable("the room is too busy, try again soon")
+			}
+			close(u.done)
+		}
+		if len(again) > 0 {
+			if err := rs.d.Store.CatchUp(ctx); err != nil {
+				for _, u := range again {
+					u.err = err
+					close(u.done)
+				}
+				return
+			}
+		}
+		units = again
+	}
+}
+
+// failed deals with a transaction that was refused whole.
+func (rs *Rooms) failed(ctx context.Context, b *commitBatch, units []*unit, err error) {
+	var live []*unit
+	for _, u := range units {
+		if u.err != nil {
+			close(u.done) // refused before: that answer stands
+		} else {
+			live = append(live, u)
+		}
+	}
+	if len(live) <= 1 || mxerr.Is(err, "M_UNKNOWN") {
+		for _, u := range live {
+			u.err = err
+			close(u.done)
+		}
+		return
+	}
+	if mxerr.As(err) == nil {
+		rs.d.Logger.Warn("a transaction was refused; its halves are tried apart", "units", len(live), "error", err)
+	}
+	for _, u := range live {
+		u.ids, u.stale = nil, false
+	}
+	rs.commit(ctx, live[:len(live)/2])
+	rs.commit(ctx, live[len(live)/2:])
+}
+
+// settle finds out what became of a transaction whose COMMIT had no answer. The log's lock is free only once the
+// database has ended that transaction, one way or the other.
+func (rs *Rooms) settle(ctx context.Context, b *commitBatch, cause error) error {
+	var ids []string
+	for _, rb := range b.rooms {
+		for _, e := range rb.events {
+			ids = append(ids, string(e.ID()))
+		}
+	}
+	if len(ids) == 0 {
+		return cause
+	}
+	found := 0
+	var err error
+	for range 5 {
+		err = rs.d.Store.Write(ctx, func(tx *store.Tx) error {
+			if err := tx.LockHead(); err != nil {
+				return err
+			}
+			rows, err := tx.EventsByID(ids)
+			found = len(rows)
+			return err
+		})
+		if err == nil {
+			break
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	if err != nil || found < len(ids) {
+		return cause
+	}
+	return rs.d.Store.CatchUp(ctx)
+}
+
+// roomBatch is what a transaction adds to one room.
+type roomBatch struct {
+	room    *Room // nil for a new room until it has a number
+	nid     int64
+	create  *newRoom
+	units   []*unit
+	base    baseState
+	line    lineState
+	events  []*Event
+	txnKeys []int64
+	owners  []*unit
+}
+
+// baseState is what a roomBatch was built on; the commit checks that it still holds.
+type baseState struct {
+	stateVersion int64
+	lastPos      int64
+	ext          []extremity
+	depth        int64
+}
+
+// lineState is the room as it stands after the events built up to now.
+type lineState struct {
+	ext     []extremity
+	depth   int64
+	changes map[event.StateKeyTuple]*event.Event
+	states  int64
+}
+
+// commitBatch is one transaction in the making.
+type commitBatch struct {
+	rs    *Rooms
+	rooms []*roomBatch
+}
+
+// form groups units by room, authorises and builds their events on the rooms in memory.
+func (rs *Rooms) form(units []*unit) *commitBatch {
+	b := &commitBatch{rs: rs}
+	byRoom := map[*Room]*roomBatch{}
+	for _, u := range units {
+		u.err, u.ids = nil, nil
+		if u.create != nil {
+			b.rooms = append(b.rooms, &roomBatch{create: u.create, units: []*unit{u}})
+			continue
+		}
+		rb := byRoom[u.room]
+		if rb == nil {
+			rb = &roomBatch{room: u.room, nid: u.room.nid}
+			byRoom[u.room] = rb
+			b.rooms = append(b.rooms, rb)
+		}
+		rb.units = append(rb.units, u)
+	}
+	for _, rb := range b.rooms {
+		rb.snapshot()
+		rs.build(rb, nil)
+	}
+	return b
+}
+
+// snapshot takes the base from memory.
+func (rb *roomBatch) snapshot() {
+	if rb.create != nil {
+		rb.base = baseState{}
+		return
+	}
+	h, done := rb.room.view()
+	defer done()
+	rb.base = baseState{stateVersion: h.stateVersion, lastPos: h.lastPos, ext: h.ext, depth: h.depth}
+}
+
+// build authorises and builds the events of all units of a room, in order, on its base. skip names units that are
+// answered already. A unit that is refused leaves no trace; those behind it go on without it.
+func (rs *Rooms) build(rb *roomBatch, skip map[*unit]bool) {
+	rb.events, rb.txnKeys, rb.owners = nil, nil, nil
+	if rb.create != nil && rb.create.version.RoomIDIsCreateHash {
+		rb.create.roomID = ""
+	}
+	rb.line = lineState{ext: rb.base.ext, depth: rb.base.depth, changes: map[event.StateKeyTuple]*event.Event{}}
+	inBatch := map[int64]*unit{}
+	for _, u := range rb.units {
+		if skip[u] || u.err != nil {
+			continue
+		}
+		if first := repeated(inBatch, u); first != nil {
+			// the same request twice in one batch: it gets the first one's answer after the next look at the database
+			u.stale = true
+			continue
+		}
+		mark, line := len(rb.events), rb.line
+		saved := make(map[event.StateKeyTuple]*event.Event, len(line.changes))
+		for k, v := range line.changes {
+			saved[k] = v
+		}
+		if err := rs.buildUnit(rb, u); err != nil {
+			u.err = err
+			rb.events, rb.txnKeys, rb.owners = rb.events[:mark], rb.txnKeys[:mark], rb.owners[:mark]
+			rb.line = line
+			rb.line.changes = saved
+			continue
+		}
+		for _, k := range u.txnKey {
+			if k != 0 {
+				inBatch[k] = u
+			}
+		}
+	}
+}
+
+func repeated(seen map[int64]*unit, u *unit) *unit {
+	for _, k := range u.txnKey {
+		if k != 0 && seen[k] != nil {
+			return seen[k]
+		}
+	}
+	return nil
+}
+
+// buildUnit builds one unit's events.
+func (rs *Rooms) buildUnit(rb *roomBatch, u *unit) error {
+	u.ids = u.ids[:0]
+	for i := range u.drafts {
+		e, err := rs.buildEvent(rb, u, &u.drafts[i])
+		if err != nil {
+			return err
+		}
+		rb.events = append(rb.events, e)
+		rb.txnKeys = append(rb.txnKeys, u.txnKey[i])
+		rb.owners = append(rb.owners, u)
+		u.ids = append(u.ids, e.ID())
+	}
+	return nil
+}
+
+// buildEvent authorises a draft against the room as it stands in the batch, and makes it an event.
+func (rs *Rooms) buildEvent(rb *roomBatch, u *unit, d *Draft) (*Event, error) {
+	var v *event.Version
+	p := &event.Proto{Sender: d.Sender, Type: d.Type, StateKey: d.StateKey, Content: d.Content, OriginServerTS: d.TS, Redacts: d.Redacts}
+	if rb.create != nil {
+		v = rb.create.version
+		p.RoomID = rb.create.roomID
+	} else {
+		v = rb.room.Version()
+		p.RoomID = rb.room.id
+	}
+	p.Depth = rb.line.depth + 1
+	ext := rb.line.ext
+	if len(ext) > prevEvents {
+		ext = ext[len(ext)-prevEvents:]
+	}
+	p.PrevEvents = make([]id.EventID, len(ext))
+	for i, x := range ext {
+		p.PrevEvents[i] = x.id
+	}
+	st := &buildState{rs: rs, rb: rb, u: u}
+	if err := v.CheckProto(p, st); err != nil {
+		if st.err != nil {
+			return nil, st.err
+		}
+		return nil, err
+	}
+	for _, t := range v.AuthTypes(d.Type, d.StateKey, d.Sender, d.Content) {
+		if a := st.Get(t.Type, t.StateKey); a != nil {
+			p.AuthEvents = append(p.AuthEvents, a.ID())
+		}
+	}
+	if st.err != nil {
+		return nil, st.err
+	}
+	pdu, err := v.Build(p, rs.d.ServerName, rs.d.Key)
+	if err != nil {
+		return nil, err
+	}
+	if rb.create != nil && rb.create.roomID == "" {
+		rb.create.roomID = pdu.RoomID()
+	}
+	e := &Event{PDU: pdu, Device: d.Device, Txn: d.Txn, Status: store.StatusAccepted}
+	if rs.d.Features != nil {
+		e.Features = rs.d.Features(pdu)
+	}
+	rb.line.depth = pdu.Depth()
+	rb.line.ext = follow(rb.line.ext, pdu)
+	if t, ok := stateTuple(pdu); ok {
+		rb.line.changes[t] = pdu
+		rb.line.states++
+	}
+	return e, nil
+}
+
+// buildState is the room's state inside a batch: what the batch has changed, then what is in memory, then what the unit
+// has read before, and the database last.
+type buildState struct {
+	rs  *Rooms
+	rb  *roomBatch
+	u   *unit
+	err error
+}
+
+func (s *buildState) Get(evType, stateKey string) *event.Event {
+	t := event.StateKeyTuple{Type: evType, StateKey: stateKey}
+	if e := s.rb.line.changes[t]; e != nil {
+		return e
+	}
+	if s.rb.create != nil {
+		return nil
+	}
+	h, done := s.rb.room.view()
+	nid, e := h.stateNID(s.rs, t)
+	done()
+	if e != nil {
+		return e.PDU
+	}
+	if nid == 0 {
+		return nil
+	}
+	if p := s.u.bodies[nid]; p != nil {
+		return p
+	}
+	evs, err := s.rs.EventsByNID(context.Background(), []int64{nid})
+	if err != nil || len(evs) == 0 {
+		s.err = err
+		return nil
+	}
+	return evs[0].PDU
+}
+
+// refresh moves a room's base to what the locked database says. It tells whether the events must be built again, and
+// whether the room in memory is behind.
+func (rb *roomBatch) refresh(row *store.Room) (rebuild, behind bool, err error) {
+	if row.StateVersion != rb.base.stateVersion {
+		return false, true, nil
+	}
+	if row.LastPos == rb.base.lastPos {
+		return false, false, nil
+	}
+	// others sent messages meanwhile. Messages may fork; a state event must follow everything
+	ext, err := unpackExtremities(row.Extremities)
+	if err != nil {
+		return false, false, err
+	}
+	if rb.line.states > 0 || len(ext) > prevEvents/2 {
+		rb.base = baseState{stateVersion: row.StateVersion, lastPos: row.LastPos, ext: ext, depth: row.Depth}
+		return true, false, nil
+	}
+	line := ext
+	for _, e := range rb.events {
+		line = follow(line, e.PDU)
+	}
+	rb.line.ext = line
+	rb.line.depth = max(rb.line.depth, row.Depth)
+	return false, false, nil
+}
+
+// write is the transaction. It may run again, so it starts from the units each time.
+func (b *commitBatch) write(tx *store.Tx) error {
+	if err := tx.LockHead(); err != nil {
+		return err
+	}
+	if err := b.check(tx); err != nil {
+		return err
+	}
+	w := &writer{rs: b.rs, tx: tx, now: b.rs.d.Now().UnixMilli()}
+	for _, rb := range b.rooms {
+		if len(rb.events) == 0 {
+			continue
+		}
+		if err := w.addRoom(rb); err != nil {
+			return err
+		}
+	}
+	return w.flush()
+}
+
+// check compares the batch with the locked database: what was sent before is answered, what is stale leaves the batch.
+func (b *commitBatch) check(tx *store.Tx) error {
+	var nids, keys []int64
+	for _, rb := range b.rooms {
+		if rb.create == nil && len(rb.events) > 0 {
+			nids = append(nids, rb.nid)
+		}
+		for _, k := range rb.txnKeys {
+			if k != 0 {
+				keys = append(keys, k)
+			}
+		}
+	}
+	rows := map[int64]*store.Room{}
+	if len(nids) > 0 {
+		list, err := tx.RoomsByNID(nids)
+		if err != nil {
+			return err
+		}
+		for i := range list {
+			rows[list[i].NID] = &list[i]
+		}
+	}
+	hits, err := tx.EventsByTxn(keys)
+	if err != nil {
+		return err
+	}
+	for _, rb := range b.rooms {
+		if rb.create != nil || len(rb.events) == 0 {
+			continue
+		}
+		if err := b.checkRoom(tx, rb, rows[rb.nid], hits); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *commitBatch) checkRoom(tx *store.Tx, rb *roomBatch, row *store.Room, hits []store.TxnHit) error {
+	if row == nil {
+		return mxerr.NotFound("the room was deleted")
+	}
+	answered := map[*unit]bool{}
+	for _, u := range rb.units {
+		if ids := u.sentBefore(hits, rb.nid); ids != nil {
+			u.ids = ids
+			answered[u] = true
+		}
+	}
+	rebuild, behind, err := rb.refresh(row)
+	if err != nil {
+		return err
+	}
+	if behind {
+		tries := 0
+		for _, u := range rb.units {
+			tries = max(tries, u.tries)
+		}
+		if tries < underLock {
+			for _, u := range rb.units {
+				if u.err == nil && !answered[u] {
+					u.stale = true
+				}
+			}
+			rb.events, rb.txnKeys, rb.owners = nil, nil, nil
+			return nil
+		}
+		// lost three times: read the room inside the lock, where nobody can be quicker
+		if err := b.rs.reread(tx, rb); err != nil {
+			return err
+		}
+		rebuild = true
+	}
+	if rebuild || len(answered) > 0 {
+		keep := make([][]id.EventID, len(rb.units))
+		for i, u := range rb.units {
+			if answered[u] {
+				keep[i] = u.ids
+			}
+		}
+		b.rs.build(rb, answered)
+		for i, u := range rb.units {
+			if answered[u] {
+				u.ids = keep[i]
+			}
+		}
+	}
+	return nil
+}
+
+// reread puts the room as the transaction sees it into memory and into the batch's base.
+func (rs *Rooms) reread(tx *store.Tx, rb *roomBatch) error {
+	h, err := rs.readHot(tx, rb.nid)
+	if err != nil {
+		return err
+	}
+	rb.base = baseState{stateVersion: h.stateVersion, lastPos: h.lastPos, ext: h.ext, depth: h.depth}
+	private := &Room{rs: rs, nid: rb.nid, id: rb.room.id, hot: h}
+	private.lastPos.Store(h.lastPos)
+	rb.room = private
+	return nil
+}
+
+// sentBefore gives the event ids of a unit whose transaction ids are in the database already.
+func (u *unit) sentBefore(hits []store.TxnHit, room int64) []id.EventID {
+	var ids []id.EventID
+	for i, k := range u.txnKey {
+		if k == 0 {
+			continue
+		}
+		for _, h := range hits {
+			if h.TxnKey == k && h.Room == room && h.ID == u.drafts[i].Txn && h.Device == string(u.drafts[i].Device) {
+				ids = append(ids, id.EventID(h.EventID))
+			}
+		}
+	}
+	return ids
+}
