@@ -100,6 +100,11 @@ func (tx *Tx) PushersOf(users []string) ([]Pusher, error) {
 	return tx.pushers(`usr IN @text($1) ORDER BY id`, users)
 }
 
+// PushersWithCount lists those pushers of the users whose gateway was told of unread messages, or is about to be.
+func (tx *Tx) PushersWithCount(users []string) ([]Pusher, error) {
+	return tx.pushers(`usr IN @text($1) AND (badge > 0 OR EXISTS (SELECT 1 FROM push_queue q WHERE q.pusher = pushers.id)) ORDER BY id`, users)
+}
+
 // UsersWithPushers lists who has pushers.
 func (tx *Tx) UsersWithPushers() (out []string, err error) {
 	err = tx.Each(`SELECT DISTINCT usr FROM pushers`, nil, func(r *Row) error {
@@ -205,8 +210,7 @@ func (tx *Tx) QueuePushes(list []Push) error {
 
 // DuePushers lists pushers for which something waits and that may be tried now.
 func (tx *Tx) DuePushers(now int64, limit int) (out []Pusher, err error) {
-	return tx.pushers(`busy_until <= $1 AND next_try <= $1 AND EXISTS (SELECT 1 FROM push_queue q WHERE q.pusher = pushers.id)
-		ORDER BY next_try LIMIT $2`, now, limit)
+	return tx.pushers(`id IN (SELECT pusher FROM push_queue) AND busy_until <= $1 AND next_try <= $1 ORDER BY next_try LIMIT $2`, now, limit)
 }
 
 // ClaimPusher takes the right to deliver for one pusher until the given time, and the oldest of what waits. found is
