@@ -1,0 +1,60 @@
+package homeserver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/account"
+	"github.com/moothall/moothall/homeserver/store"
+)
+
+// withAccounts opens the database for a command that runs beside the server or without it, which learns of the change by
+// the log.
+func withAccounts(ctx context.Context, cfg Config, log *slog.Logger, fn func(*account.Accounts) error) error {
+	if err := checkDataDir(cfg.DataDir); err != nil {
+		return err
+	}
+	st, err := store.Open(ctx, cfg.StoreConfig(), log)
+	if err != nil {
+		return err
+	}
+	if _, err := loadIdentity(ctx, st, cfg.ServerName); err != nil {
+		return errors.Join(err, st.Close())
+	}
+	a := account.New(account.Deps{Store: st, ServerName: cfg.ServerName, Logger: log, Config: cfg.AccountConfig()})
+	return errors.Join(fn(a), st.Close())
+}
+
+// CreateUser makes an account from the command line and returns its Matrix id.
+func CreateUser(ctx context.Context, cfg Config, log *slog.Logger, name, password string, admin bool) (id.UserID, error) {
+	var user account.User
+	err := withAccounts(ctx, cfg, log, func(a *account.Accounts) error {
+		if err := a.ValidatePassword(password); err != nil {
+			return err
+		}
+		var err error
+		user, err = a.CreateUser(ctx, account.NewUser{Localpart: name, Password: password, Admin: admin})
+		return err
+	})
+	return user.ID, err
+}
+
+// SetPassword gives an account a new password and ends all its sessions; devices and their keys stay.
+func SetPassword(ctx context.Context, cfg Config, log *slog.Logger, name, password string) (id.UserID, error) {
+	var user id.UserID
+	err := withAccounts(ctx, cfg, log, func(a *account.Accounts) error {
+		local, err := a.Localpart(name)
+		if err != nil {
+			return err
+		}
+		if err := a.ValidatePassword(password); err != nil {
+			return err
+		}
+		user = a.UserID(local)
+		return a.SetPassword(ctx, user, password, &account.Ending{Soft: true})
+	})
+	return user, err
+}
