@@ -48,7 +48,7 @@ func (a *Accounts) Localpart(name string) (string, error) {
 		}
 		name = local
 	}
-	local := strings.ToLower(name)
+	local := lower(name)
 	if local == "" {
 		return "", invalidUsername("the username is empty")
 	}
@@ -63,6 +63,16 @@ func (a *Accounts) Localpart(name string) (string, error) {
 		return "", invalidUsername(fmt.Sprintf("the user id would have more than %d bytes", maxUserID))
 	}
 	return local, nil
+}
+
+// lower is strings.ToLower for ASCII alone: other letters do not become those of a localpart (U+0130, U+212A).
+func lower(s string) string {
+	return strings.Map(func(c rune) rune {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		return c
+	}, s)
 }
 
 func invalidUsername(msg string) error {
@@ -197,7 +207,7 @@ func (a *Accounts) resolve(ctx context.Context, name string) (u User, found bool
 		if u, found, err = tx.User(a.UserID(local)); err != nil || found {
 			return err
 		}
-		u, found, err = tx.User(a.UserID(strings.ToLower(local)))
+		u, found, err = tx.User(a.UserID(lower(local)))
 		return err
 	})
 	return u, found, err
