@@ -23,12 +23,13 @@ const (
 
 // unit is what one request wants committed: all of its drafts or none.
 type unit struct {
-	room   *Room // nil while a new room has none
-	create *newRoom
-	drafts []Draft
-	txnKey []int64                // one for each draft, 0 without
-	bodies map[int64]*event.Event // state that was read before, by number: the committer needs no database to authorise
-	target map[id.EventID]*Event  // events that drafts redact
+	room     *Room // nil while a new room has none
+	create   *newRoom
+	drafts   []Draft
+	txnKey   []int64                // one for each draft, 0 without
+	bodies   map[int64]*event.Event // state that was read before, by number: the committer needs no database to authorise
+	target   map[id.EventID]*Event  // events that drafts redact
+	features [][]byte               // push features, one for each draft
 
 	ids   []id.EventID
 	err   error
@@ -325,7 +326,7 @@ func repeated(seen map[int64]*unit, u *unit) *unit {
 func (rs *Rooms) buildUnit(rb *roomBatch, u *unit) error {
 	u.ids = u.ids[:0]
 	for i := range u.drafts {
-		e, err := rs.buildEvent(rb, u, &u.drafts[i])
+		e, err := rs.buildEvent(rb, u, i)
 		if err != nil {
 			return err
 		}
@@ -338,7 +339,8 @@ func (rs *Rooms) buildUnit(rb *roomBatch, u *unit) error {
 }
 
 // buildEvent authorises a draft against the room as it stands in the batch, and makes it an event.
-func (rs *Rooms) buildEvent(rb *roomBatch, u *unit, d *Draft) (*Event, error) {
+func (rs *Rooms) buildEvent(rb *roomBatch, u *unit, i int) (*Event, error) {
+	d := &u.drafts[i]
 	var v *event.Version
 	p := &event.Proto{Sender: d.Sender, Type: d.Type, StateKey: d.StateKey, Content: d.Content, OriginServerTS: d.TS, Redacts: d.Redacts}
 	if rb.create != nil {
@@ -379,10 +381,7 @@ func (rs *Rooms) buildEvent(rb *roomBatch, u *unit, d *Draft) (*Event, error) {
 	if rb.create != nil && rb.create.roomID == "" {
 		rb.create.roomID = pdu.RoomID()
 	}
-	e := &Event{PDU: pdu, Device: d.Device, Txn: d.Txn, Status: store.StatusAccepted}
-	if rs.d.Features != nil {
-		e.Features = rs.d.Features(pdu)
-	}
+	e := &Event{PDU: pdu, Device: d.Device, Txn: d.Txn, Status: store.StatusAccepted, Features: u.features[i]}
 	rb.line.depth = pdu.Depth()
 	rb.line.ext = follow(rb.line.ext, pdu)
 	if t, ok := stateTuple(pdu); ok {

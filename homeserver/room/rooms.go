@@ -29,8 +29,9 @@ type Deps struct {
 	Logger     *slog.Logger
 	Now        func() time.Time // nil means time.Now
 	CacheBytes int64            // bound of the event cache; 0 means 128 MiB
-	// Features gives the compact push features that are stored with an event; nil stores none.
-	Features func(e *event.Event) []byte
+	// Features gives the compact push features that are stored with an event; nil stores none. parent gives those of
+	// the event that this one relates to, nil where it is not known.
+	Features func(evType string, stateKey *string, content []byte, parent func(eventID string) []byte) []byte
 }
 
 // Rooms holds the rooms of the server. It is safe for concurrent use.

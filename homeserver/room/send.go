@@ -125,11 +125,21 @@ func (rs *Rooms) submit(ctx context.Context, u *unit) ([]id.EventID, error) {
 func (rs *Rooms) prepare(ctx context.Context, u *unit) error {
 	now := rs.d.Now().UnixMilli()
 	u.txnKey = make([]int64, len(u.drafts))
+	u.features = make([][]byte, len(u.drafts))
 	var nids []int64
 	for i := range u.drafts {
 		d := &u.drafts[i]
 		if d.TS == 0 {
 			d.TS = now
+		}
+		if rs.d.Features != nil {
+			u.features[i] = rs.d.Features(d.Type, d.StateKey, d.Content, func(parent string) []byte {
+				// a parent that cannot be read makes the event count to the main timeline
+				if e, err := rs.EventByID(ctx, id.EventID(parent)); err == nil && e != nil {
+					return e.Features
+				}
+				return nil
+			})
 		}
 		if u.room == nil {
 			continue
