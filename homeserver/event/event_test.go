@@ -152,3 +152,17 @@ func TestBuildRefuses(t *testing.T) {
 		})
 	}
 }
+
+// versionsNamed looks up room versions by a list with spaces between.
+func versionsNamed(t testing.TB, names string) []*Version {
+	t.Helper()
+	var versions []*Version
+	for _, name := range strings.Fields(names) {
+		v, ok := LookupVersion(name)
+		if !ok {
+			t.Fatalf("no room version %s", name)
+		}
+		versions = append(versions, v)
+	}
+	return versions
+}

@@ -337,7 +337,7 @@ func randomRoom(t *rapid.T, v *Version, key SigningKey, full bool, forks int) (*
 	for i := 1; i < forks; i++ {
 		branches = append(branches, b.fork())
 	}
-	for range rapid.IntRange(0, 10*forks).Draw(t, "steps") {
+	for range rapid.IntRange(6*forks, 16*forks).Draw(t, "steps") {
 		b := rapid.SampledFrom(branches).Draw(t, "branch")
 		// Times go back too, as the clocks of servers do.
 		s.now += int64(rapid.IntRange(-5000, 5000).Draw(t, "clock"))
