@@ -299,6 +299,9 @@ func ParseFeatures(b []byte) (f Features, err error) {
 		} else if f.Thread, b, err = cutString(b); err != nil {
 			return Features{}, err
 		}
+		if f.Thread == "" {
+			return Features{}, errFeatures
+		}
 	}
 	if f.Flags&FlagMentions != 0 {
 		n, size := binary.Uvarint(b)
