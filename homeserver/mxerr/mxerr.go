@@ -33,7 +33,9 @@ func (e *Error) With(key string, value any) *Error {
 }
 
 // New makes an error of any status and errcode.
-func New(status int, code, msg string) *Error { return &Error{Status: status, Code: code, Message: msg} }
+func New(status int, code, msg string) *Error {
+	return &Error{Status: status, Code: code, Message: msg}
+}
 
 // As returns the *Error in err's chain, or nil.
 func As(err error) *Error {
