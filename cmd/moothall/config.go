@@ -14,6 +14,9 @@ func (configCheckCmd) Run(c *cli) error {
 	if err != nil {
 		return err
 	}
+	for _, w := range cfg.Warnings {
+		fmt.Println("Warning:", w)
+	}
 	database := "SQLite in " + cfg.DataDir
 	if cfg.Database.URL != "" {
 		database = "PostgreSQL"

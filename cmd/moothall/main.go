@@ -27,10 +27,12 @@ type cli struct {
 	Serve     serveCmd   `cmd:"" help:"Run the homeserver."`
 	ConfigCmd configCmd  `cmd:"" name:"config" help:"Look at the configuration."`
 	User      userCmd    `cmd:"" help:"Manage accounts."`
+	Backup    backupCmd  `cmd:"" help:"Write a backup of database, media and keys, while the server runs or not."`
+	Restore   restoreCmd `cmd:"" help:"Bring a backup back into an empty database and media directory."`
 	Version   versionCmd `cmd:"" help:"Print the version."`
 }
 
-// load reads the configuration and makes the logger it asks for; warnings are logged.
+// load reads the configuration and makes the logger it asks for.
 func (c *cli) load() (homeserver.Config, *slog.Logger, error) {
 	file := c.Config
 	if file == "" {
@@ -46,9 +48,6 @@ func (c *cli) load() (homeserver.Config, *slog.Logger, error) {
 	}
 	log := cfg.Logger(os.Stderr)
 	slog.SetDefault(log)
-	for _, w := range cfg.Warnings {
-		log.Warn(w)
-	}
 	return cfg, log, nil
 }
 

@@ -20,6 +20,9 @@ func (serveCmd) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
+	for _, w := range cfg.Warnings {
+		log.Warn(w)
+	}
 	limitMemory(log)
 	srv, err := homeserver.New(ctx, cfg, log)
 	if err != nil {

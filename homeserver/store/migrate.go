@@ -44,6 +44,8 @@ func Migrations() ([]Migration, error) {
 	return out, nil
 }
 
+const createMigrations = `CREATE TABLE IF NOT EXISTS schema_migrations (number BIGINT PRIMARY KEY, name TEXTC NOT NULL)`
+
 // dialectSQL expands the schema's macros.
 func dialectSQL(d dialect, sql string) string {
 	if d == dialectPostgres {
@@ -109,7 +111,7 @@ func (s *Store) migrate(ctx context.Context) error {
 	}
 	return s.backend.exclusive(ctx, func(tx *Tx) error {
 		d := tx.c.dialect()
-		if _, err := tx.Exec(dialectSQL(d, `CREATE TABLE IF NOT EXISTS schema_migrations (number BIGINT PRIMARY KEY, name TEXTC NOT NULL)`)); err != nil {
+		if _, err := tx.Exec(dialectSQL(d, createMigrations)); err != nil {
 			return err
 		}
 		done := map[int64]bool{} // read again: another node may have been quicker
@@ -167,5 +169,5 @@ func (s *Store) backupBeforeMigration(ctx context.Context) error {
 	if !ok {
 		return nil // PostgreSQL is backed up by its own means
 	}
-	return b.copyTo(ctx, fmt.Sprintf("%s.before-migration-%s", b.path, time.Now().UTC().Format("20060102-150405")))
+	return copySQLite(ctx, b.path, fmt.Sprintf("%s.before-migration-%s", b.path, time.Now().UTC().Format("20060102-150405")))
 }

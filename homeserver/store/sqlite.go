@@ -449,20 +449,3 @@ func (s sqliteConn) insert(q *insertSQL, rows int, vals func(int) []any) error {
 	}
 	return nil
 }
-
-// copyTo writes a consistent copy of the database into a new file while others go on reading and writing.
-func (b *sqliteBackend) copyTo(ctx context.Context, file string) error {
-	c, err := openSQLiteConn(b.path, sqlite.OpenReadWrite)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close() }()
-	c.SetInterrupt(ctx.Done())
-	stmt, _, err := c.PrepareTransient("VACUUM INTO ?1")
-	if err != nil {
-		return err
-	}
-	stmt.BindText(1, file)
-	_, err = stmt.Step()
-	return errors.Join(err, stmt.Finalize())
-}
