@@ -185,7 +185,7 @@ func (m *Mux) handle(q *request, r *http.Request, found *match) error {
 			return mxerr.LimitExceeded(wait)
 		}
 	}
-	return rt.Handler(q, r)
+	return m.run(q, r, rt)
 }
 
 // authenticate fills q.identity as the route's Auth demands.

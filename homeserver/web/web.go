@@ -9,6 +9,7 @@
 package web
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -68,4 +69,7 @@ type Config struct {
 	OnPanic        func(any)      // told of a handler's panic after it was logged; may be nil
 	// Observe is told of every answered request; pattern is the route's, or "" where none matched. May be nil.
 	Observe func(pattern string, status int, d time.Duration, bytesOut int64)
+	// CatchUp brings this process's memory up to what other processes have written, and tells whether there was any. It
+	// is asked before a signed-in user is told 403 or 404. nil where one process serves alone.
+	CatchUp func(ctx context.Context) (news bool, err error)
 }
