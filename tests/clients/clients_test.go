@@ -8,12 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +20,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
 )
 
@@ -76,6 +71,8 @@ func startServer(t *testing.T, databaseURL string) string {
 	var log lockedBuffer
 	cmd := exec.Command(binary, "serve", "--config", config)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &log, &log
+	// variables of the tests are no settings of the server
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "MOOTHALL_") })
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -157,81 +154,6 @@ func freePort(t *testing.T) int {
 	}
 	defer func() { _ = l.Close() }()
 	return l.Addr().(*net.TCPAddr).Port
-}
-
-// startProxy puts a proxy before a homeserver that checks every response against the specification, and wants no 5xx.
-// What it finds fails the test at its end.
-func startProxy(t *testing.T, upstream string) string {
-	t.Helper()
-	spec, err := hstest.LoadSpec("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if spec == nil {
-		t.Log("responses are not checked: there is no copy of the specification (MATRIX_SPEC)")
-	}
-	target, err := url.Parse(upstream)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var (
-		mu       sync.Mutex
-		problems []string
-		seen     = map[string]int{}
-	)
-	check := func(resp *http.Response) error {
-		method, uri := resp.Request.Method, resp.Request.URL.RequestURI()
-		var body []byte
-		if strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
-			if body, err = io.ReadAll(resp.Body); err != nil {
-				return err
-			}
-			_ = resp.Body.Close()
-			resp.Body = io.NopCloser(bytes.NewReader(body))
-		}
-		err := spec.Check(method, uri, resp.StatusCode, resp.Header, body)
-		if resp.StatusCode >= 500 {
-			err = errors.Join(err, fmt.Errorf("%s %s answers %d: %s", method, resp.Request.URL.Path, resp.StatusCode, body))
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if op, ok := spec.Find(method, uri); ok {
-			seen[op.OperationID]++
-		}
-		if err != nil && !slices.Contains(problems, err.Error()) {
-			problems = append(problems, err.Error())
-		}
-		return nil
-	}
-	proxy := &httputil.ReverseProxy{
-		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(target); r.SetXForwarded() },
-		ModifyResponse: check,
-		// long polls end with the client that waits for them: nothing to tell
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if r.Context().Err() == nil {
-				mu.Lock()
-				problems = append(problems, fmt.Sprintf("%s %s: %v", r.Method, r.URL.Path, err))
-				mu.Unlock()
-			}
-			w.WriteHeader(http.StatusBadGateway)
-		},
-	}
-	server := httptest.NewServer(proxy)
-	t.Cleanup(func() {
-		server.CloseClientConnections()
-		server.Close()
-		mu.Lock()
-		defer mu.Unlock()
-		total := 0
-		for _, n := range seen {
-			total += n
-		}
-		t.Logf("%d responses of %d operations were checked against the specification", total, len(seen))
-		for _, p := range problems {
-			t.Error(p)
-		}
-	})
-	return server.URL
 }
 
 // run executes a program of the client's and shows what it prints as it comes.
