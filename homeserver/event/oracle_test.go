@@ -266,6 +266,8 @@ func oracleWrong(v *Version, e *Event, state StateMap) string {
 	switch {
 	case e.Membership() == join && self && !known && (current == join || current == invite):
 		return "it lets the invited join whatever the join rule; the rules say to reject under an unknown one"
+	case rule == "knock_restricted" && !v.KnockRestricted && (e.Membership() == join || e.Membership() == knock):
+		return "it knows the join rule knock_restricted in every version"
 	case e.Membership() == join && self && current == knock && rule == "public":
 		return "it does not let those who knocked join a public room"
 	case e.Membership() == leave && self && (current == leave || current == ""):

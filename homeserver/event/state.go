@@ -54,7 +54,7 @@ func (v *Version) AuthTypes(evType string, stateKey *string, sender id.UserID, c
 		return tuples // Build and Check refuse it
 	}
 	membership := getString(js, "membership")
-	if membership == join || membership == invite || membership == knock && v.Knock {
+	if membership == join || membership == invite || membership == knock {
 		add(StateKeyTuple{typeJoinRules, ""})
 	}
 	if membership == invite {
