@@ -29,6 +29,7 @@ type cli struct {
 	User      userCmd    `cmd:"" help:"Manage accounts."`
 	Backup    backupCmd  `cmd:"" help:"Write a backup of database, media and keys, while the server runs or not."`
 	Restore   restoreCmd `cmd:"" help:"Bring a backup back into an empty database and media directory."`
+	Bench     benchCmd   `cmd:"" help:"Measure a homeserver on this machine through its client-server API."`
 	Version   versionCmd `cmd:"" help:"Print the version."`
 }
 
@@ -60,7 +61,7 @@ func run(args []string) int {
 	defer stop()
 	exit := -1
 	parser, err := kong.New(&c, kong.Name("moothall"), kong.Description("A Matrix homeserver for organisations."),
-		kong.UsageOnError(), kong.Exit(func(code int) { exit = code }), kong.BindTo(ctx, (*context.Context)(nil)))
+		kong.UsageOnError(), kong.Vars{"phases": benchPhases()}, kong.Exit(func(code int) { exit = code }), kong.BindTo(ctx, (*context.Context)(nil)))
 	if err != nil {
 		return complain(err)
 	}

@@ -1,0 +1,243 @@
+// Package bench is a load generator that speaks only the public client-server API, so that it measures any homeserver.
+package bench
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Config says what to measure, and where. The address must be on this machine's loopback.
+type Config struct {
+	URL      string        // http://127.0.0.1:8008
+	PIDs     []int         // processes to watch, with their children: the server, its database
+	Phases   []string      // names from Phases; empty: all but idle
+	Duration time.Duration // of each sending phase
+	Idle     int           // clients of the idle phase
+	Members  int           // of the growing room and of the big one
+	Progress io.Writer     // what is going on, a line each; nil: silent
+}
+
+// Bench is one run.
+type Bench struct {
+	Config
+	http     *http.Client
+	run      string // makes names unique
+	password string
+	results  []Result
+
+	mu    sync.Mutex
+	users []*user
+}
+
+// phase is one measurement.
+type phase struct {
+	name string
+	help string
+	fn   func(b *Bench, ctx context.Context) error
+}
+
+func phases() []phase {
+	return []phase{
+		{"register", "open registration, 4 at once", (*Bench).phaseRegister},
+		{"login", "m.login.password, 4 at once", (*Bench).phaseLogin},
+		{"rooms", "private rooms made, 8 at once", (*Bench).phaseRooms},
+		{"join", "joins into one room that grows, 16 at once", (*Bench).phaseJoin},
+		{"small", "messages into 50 rooms of 20, 1, 16 and 64 senders", (*Bench).phaseSmall},
+		{"big", "messages into one room of 100, 1, 16 and 64 senders", (*Bench).phaseBig},
+		{"rate", "500 messages a second offered, 50 rooms of 20", (*Bench).phaseRate},
+		{"delivery", "10 rooms of 20, 190 long polls, 20 messages a second", (*Bench).phaseDelivery},
+		{"crowd", "one room with all members in a long poll, 1 message a second", (*Bench).phaseCrowd},
+		{"initial", "initial sync of an account in 200 rooms, and incremental ones", (*Bench).phaseInitial},
+		{"idle", "idle long polls", (*Bench).phaseIdle},
+	}
+}
+
+// Phases lists the names of all phases with what they do.
+func Phases() [][2]string {
+	var out [][2]string
+	for _, p := range phases() {
+		out = append(out, [2]string{p.name, p.help})
+	}
+	return out
+}
+
+// Run measures, and returns what was measured up to an error.
+func Run(ctx context.Context, cfg Config) ([]Result, error) {
+	u, err := url.Parse(cfg.URL)
+	if err != nil || u.Host == "" {
+		return nil, fmt.Errorf("%q is no address of a server, such as http://127.0.0.1:8008", cfg.URL)
+	}
+	if h := u.Hostname(); h != "localhost" && h != "127.0.0.1" && h != "::1" {
+		return nil, fmt.Errorf("the load goes only to this machine: use 127.0.0.1, not %s", h)
+	}
+	var suffix [4]byte
+	_, _ = rand.Read(suffix[:]) // never fails
+	if cfg.Progress == nil {
+		cfg.Progress = io.Discard
+	}
+	b := &Bench{Config: cfg, http: &http.Client{Transport: transport()}, run: hex.EncodeToString(suffix[:]), password: "bench-" + hex.EncodeToString(suffix[:])}
+	want := cfg.Phases
+	if len(want) == 0 {
+		for _, p := range phases() {
+			if p.name != "idle" {
+				want = append(want, p.name)
+			}
+		}
+	}
+	known := map[string]bool{}
+	for _, p := range phases() {
+		known[p.name] = true
+	}
+	for _, w := range want {
+		if !known[w] {
+			return nil, fmt.Errorf("there is no phase %q", w)
+		}
+	}
+	for _, p := range phases() {
+		if !slices.Contains(want, p.name) {
+			continue
+		}
+		b.say("%s: %s", p.name, p.help)
+		if err := p.fn(b, ctx); err != nil {
+			return b.results, fmt.Errorf("phase %s: %w", p.name, err)
+		}
+	}
+	return b.results, nil
+}
+
+func (b *Bench) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(b.Progress, format+"\n", args...) // progress that cannot be shown is no reason to stop
+}
+
+// recorder collects a phase's operations.
+type recorder struct {
+	mu    sync.Mutex
+	took  []time.Duration
+	errs  int
+	first string
+}
+
+func (r *recorder) add(d time.Duration, err error) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return // the phase's time was over
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		r.errs++
+		if r.first == "" {
+			r.first = err.Error()
+		}
+		return
+	}
+	r.took = append(r.took, d)
+}
+
+// measured runs fn as a phase and appends its result.
+func (b *Bench) measured(name string, extra map[string]float64, fn func(r *recorder) error) error {
+	r := &recorder{}
+	before := measure(b.PIDs, false)
+	err := fn(r)
+	after := measure(b.PIDs, true)
+	cpu, own, others := after.since(before)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	res := Result{Phase: name, Operations: len(r.took), Errors: r.errs, FirstError: r.first, Seconds: after.at.Sub(before.at).Seconds(),
+		CPU: cpu, Memory: after.memory, OwnCPU: own, OthersShare: others, Extra: extra}
+	res.PerSecond = float64(res.Operations) / res.Seconds
+	sum := 0.0
+	for _, c := range cpu {
+		sum += c
+	}
+	if res.Operations > 0 {
+		res.CPUPer1000 = sum / float64(res.Operations) * 1000
+	}
+	res.latencies(r.took)
+	b.results = append(b.results, res)
+	b.say("  %s: %d operations, %.1f/s, p50 %.2f ms, p99 %.2f ms, %d errors", name, res.Operations, res.PerSecond, res.P50, res.P99, res.Errors)
+	return err
+}
+
+// parallel runs fn for 0..n-1, at most width at once, and stops at the first error.
+func parallel(ctx context.Context, width, n int, fn func(ctx context.Context, i int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	next := make(chan int)
+	for range min(width, n) {
+		wg.Go(func() {
+			for i := range next {
+				if err := fn(ctx, i); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	for i := range n {
+		select {
+		case next <- i:
+		case <-ctx.Done():
+		}
+	}
+	close(next)
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// need makes sure that there are n users.
+func (b *Bench) need(ctx context.Context, n int) ([]*user, error) {
+	b.mu.Lock()
+	have := len(b.users)
+	b.mu.Unlock()
+	if have < n {
+		b.say("  registering %d users", n-have)
+		more := make([]*user, n-have)
+		err := parallel(ctx, 4, n-have, func(ctx context.Context, i int) error {
+			u, err := b.register(ctx, fmt.Sprintf("bench%s-%d", b.run, have+i))
+			more[i] = u
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		b.users = append(b.users, more...)
+	}
+	return b.users[:n], nil
+}
+
+// fill makes a public room with these members.
+func (b *Bench) fill(ctx context.Context, members []*user) (string, error) {
+	room, err := members[0].createRoom(ctx, "public_chat")
+	if err != nil {
+		return "", err
+	}
+	return room, parallel(ctx, 16, len(members)-1, func(ctx context.Context, i int) error { return members[i+1].join(ctx, room) })
+}
+
+// smallRooms makes n rooms of size members out of n*size/overlap users, and tells who is in each.
+func (b *Bench) smallRooms(ctx context.Context, n, size int) ([]string, [][]*user, error) {
+	users, err := b.need(ctx, 100)
+	if err != nil {
+		return nil, nil, err
+	}
+	rooms, members := make([]string, n), make([][]*user, n)
+	b.say("  filling %d rooms of %d", n, size)
+	for i := range n {
+		for j := range size {
+			members[i] = append(members[i], users[(i*7+j)%len(users)])
+		}
+		if rooms[i], err = b.fill(ctx, members[i]); err != nil {
+			return nil, nil, err
+		}
+	}
+	return rooms, members, nil
+}

@@ -1,0 +1,135 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/tidwall/gjson"
+)
+
+// transport is shared by all users: as many connections as there are requests at once.
+func transport() *http.Transport {
+	d := &net.Dialer{Timeout: 10 * time.Second}
+	return &http.Transport{
+		DialContext: d.DialContext, MaxIdleConns: 0, MaxIdleConnsPerHost: 20000, IdleConnTimeout: 5 * time.Minute,
+		DisableCompression: true, WriteBufferSize: 2 << 10, ReadBufferSize: 4 << 10,
+	}
+}
+
+// user is a signed-in account.
+type user struct {
+	b     *Bench
+	id    string
+	token string
+	since string
+	txn   int
+}
+
+// statusError is an answer other than 200.
+type statusError struct {
+	status int
+	body   string
+	after  time.Duration
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("%d %.200s", e.status, e.body) }
+
+// call sends one request and reads the whole answer.
+func (b *Bench) call(ctx context.Context, method, path, token string, body []byte) ([]byte, error) {
+	var rd io.Reader
+	if body != nil {
+		rd = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, b.URL+path, rd)
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := b.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	out, err := io.ReadAll(resp.Body)
+	if cerr := resp.Body.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, &statusError{status: resp.StatusCode, body: string(out), after: time.Duration(gjson.GetBytes(out, "retry_after_ms").Int()) * time.Millisecond}
+	}
+	return out, nil
+}
+
+func object(kv ...any) []byte {
+	m := map[string]any{}
+	for i := 0; i < len(kv); i += 2 {
+		m[kv[i].(string)] = kv[i+1]
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		panic(err) // only strings, numbers and lists of these come here
+	}
+	return b
+}
+
+// register makes an account by open registration (m.login.dummy).
+func (b *Bench) register(ctx context.Context, name string) (*user, error) {
+	out, err := b.call(ctx, "POST", "/_matrix/client/v3/register", "",
+		object("username", name, "password", b.password, "auth", map[string]string{"type": "m.login.dummy"}))
+	if err != nil {
+		return nil, fmt.Errorf("register %s (the server must allow open registration by m.login.dummy): %w", name, err)
+	}
+	return &user{b: b, id: gjson.GetBytes(out, "user_id").Str, token: gjson.GetBytes(out, "access_token").Str}, nil
+}
+
+func (u *user) createRoom(ctx context.Context, preset string) (string, error) {
+	out, err := u.b.call(ctx, "POST", "/_matrix/client/v3/createRoom", u.token, object("preset", preset))
+	return gjson.GetBytes(out, "room_id").Str, err
+}
+
+func (u *user) join(ctx context.Context, room string) error {
+	_, err := u.b.call(ctx, "POST", "/_matrix/client/v3/join/"+url.PathEscape(room), u.token, []byte("{}"))
+	return err
+}
+
+// send sends a text and returns its event id. Each user is used by one goroutine at a time.
+func (u *user) send(ctx context.Context, room, text string) (string, error) {
+	u.txn++
+	out, err := u.b.call(ctx, "PUT", "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/b"+strconv.Itoa(u.txn), u.token,
+		object("msgtype", "m.text", "body", text))
+	return gjson.GetBytes(out, "event_id").Str, err
+}
+
+func (u *user) receipt(ctx context.Context, room, event string) error {
+	_, err := u.b.call(ctx, "POST", "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/receipt/m.read/"+url.PathEscape(event), u.token, []byte("{}"))
+	return err
+}
+
+// sync asks for what is new since the last call and waits up to timeout for it.
+func (u *user) sync(ctx context.Context, timeout time.Duration) ([]byte, error) {
+	q := "?timeout=" + strconv.FormatInt(timeout.Milliseconds(), 10)
+	if u.since != "" {
+		q += "&since=" + url.QueryEscape(u.since)
+	}
+	out, err := u.b.call(ctx, "GET", "/_matrix/client/v3/sync"+q, u.token, nil)
+	if err != nil {
+		return nil, err
+	}
+	u.since = gjson.GetBytes(out, "next_batch").Str
+	return out, nil
+}
