@@ -14,6 +14,7 @@ import (
 // withAccounts opens the database for a command that runs beside the server or without it, which learns of the change by
 // the log.
 func withAccounts(ctx context.Context, cfg Config, log *slog.Logger, fn func(*account.Accounts) error) error {
+	cfg.complete()
 	if err := checkDataDir(cfg.DataDir); err != nil {
 		return err
 	}

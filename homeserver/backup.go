@@ -47,6 +47,7 @@ type backupFile struct {
 // Backup writes database (with the signing key in it) and media into a directory that is empty or not there, whether the
 // server runs or not. The database is one consistent state; media are copied after it, so that all it names are there.
 func Backup(ctx context.Context, cfg Config, log *slog.Logger, dir string) error {
+	cfg.complete()
 	if err := prepareBackupDir(cfg, dir); err != nil {
 		return err
 	}
@@ -194,6 +195,7 @@ func sum(path string) (backupFile, error) {
 
 // Restore brings a backup back into an empty database and an empty media directory, after all of it was checked.
 func Restore(ctx context.Context, cfg Config, log *slog.Logger, dir string) error {
+	cfg.complete()
 	m, err := readManifest(ctx, dir)
 	if err != nil {
 		return err

@@ -212,18 +212,18 @@ func LoadConfig(path string, environ []string) (Config, error) {
 	if err := d.readSecretFiles(&c); err != nil {
 		return c, err
 	}
-	c.fillIn()
+	c.warn()
+	c.complete()
 	if err := c.check(d); err != nil {
 		return c, err
 	}
 	return c, nil
 }
 
-// fillIn sets what follows from other values.
-func (c *Config) fillIn() {
+// complete sets what follows from other values. Doing so twice changes nothing.
+func (c *Config) complete() {
 	if c.ServerName == "" {
 		c.ServerName = "localhost"
-		c.Warnings = append(c.Warnings, "server_name is not set: the server calls itself localhost, which cannot be changed once it has users")
 	}
 	for i := range c.Listen {
 		if len(c.Listen[i].Serve) == 0 {
@@ -236,6 +236,13 @@ func (c *Config) fillIn() {
 	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
 	if c.Media.Path == "" {
 		c.Media.Path = filepath.Join(c.DataDir, "media")
+	}
+}
+
+// warn notes what is allowed, but seldom meant.
+func (c *Config) warn() {
+	if c.ServerName == "" {
+		c.Warnings = append(c.Warnings, "server_name is not set: the server calls itself localhost, which cannot be changed once it has users")
 	}
 	if c.Registration.Mode == account.RegistrationOpen {
 		c.Warnings = append(c.Warnings, "registration.mode is open: anyone who reaches this server can make an account")

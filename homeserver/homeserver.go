@@ -22,11 +22,12 @@ import (
 
 // Server is a built homeserver. Its addresses are bound, but nothing runs before Run.
 type Server struct {
-	cfg       Config
-	log       *slog.Logger
-	store     *store.Store
-	key       event.SigningKey
-	accounts  *account.Accounts
+	cfg      Config
+	log      *slog.Logger
+	store    *store.Store
+	key      event.SigningKey
+	accounts *account.Accounts
+	parts
 	pages     *pages
 	metrics   *metrics
 	mux       *web.Mux // everything for clients
@@ -40,6 +41,7 @@ type Server struct {
 
 // New opens the database, binds the addresses and builds the parts. Its errors are for the operator, one line each.
 func New(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
+	cfg.complete()
 	s := &Server{cfg: cfg, log: log, metrics: newMetrics(), stopping: make(chan struct{})}
 	if err := s.build(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -68,6 +70,9 @@ func (s *Server) build(ctx context.Context) error {
 		return err
 	}
 	s.accounts = account.New(account.Deps{Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Config: s.cfg.AccountConfig()})
+	if err := s.buildParts(); err != nil {
+		return err
+	}
 	if s.setupLink, err = s.prepareSetup(ctx); err != nil {
 		return err
 	}
@@ -85,8 +90,12 @@ func (s *Server) buildRoutes() error {
 		OnPanic:      func(any) { s.metrics.panics.Inc() },
 		Observe:      s.metrics.observe,
 	}
+	if !s.store.SQLite() {
+		cfg.CatchUp = s.catchUp
+	}
 	var err error
-	if s.mux, err = web.NewMux(cfg, s.healthRoutes(), s.pageRoutes(), s.wellKnownRoutes()); err != nil {
+	tables := append(s.partRoutes(), s.healthRoutes(), s.pageRoutes(), s.wellKnownRoutes())
+	if s.mux, err = web.NewMux(cfg, tables...); err != nil {
 		return err
 	}
 	if s.ops, err = web.NewMux(web.Config{Logger: s.log}, s.healthRoutes(), s.metricsRoutes()); err != nil {
@@ -94,6 +103,13 @@ func (s *Server) buildRoutes() error {
 	}
 	s.metrics.know(s.mux.Routes())
 	return nil
+}
+
+// catchUp brings this process up to the log's head and tells whether it was behind.
+func (s *Server) catchUp(ctx context.Context) (bool, error) {
+	before := s.store.Applied()
+	err := s.store.CatchUp(ctx)
+	return s.store.Applied() != before, err
 }
 
 // handler is what a listener answers with.
@@ -122,9 +138,10 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stopWork()
 	g, work := errgroup.WithContext(work)
 	g.Go(func() error {
-		return s.store.Follow(work, []store.Listener{s.accounts.Listener()}, func(string, string) {})
+		return s.store.Follow(work, s.listenersOfLog(), s.onBroadcast)
 	})
 	g.Go(func() error { return s.accounts.Run(work) })
+	s.runParts(work, g)
 	g.Go(func() error {
 		defer stopWork()
 		serving, stop := context.WithCancel(ctx)
