@@ -169,12 +169,13 @@ func (a *Accounts) loadSession(ctx context.Context, h store.TokenHash) (*cachedS
 		}
 	}
 	s := &cachedSession{
-		identity: web.Identity{UserID: row.User, DeviceID: row.Device, SessionID: row.ID, Admin: u.Admin, Guest: u.Guest,
-			AppService: u.AppService, Suspended: u.Suspended},
+		identity: web.Identity{UserID: row.User, DeviceID: row.Device, SessionID: row.ID, Admin: u.Admin, Guest: u.Guest, Suspended: u.Suspended},
 		expires: row.Expires,
 		locked:  u.Locked,
 	}
-	a.cache.put(h, s, pos)
+	if !s.locked { // what is denied is read anew each time: another process may have unlocked it
+		a.cache.put(h, s, pos)
+	}
 	return s, nil
 }
 

@@ -1,9 +1,6 @@
 package account
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // Ways to register.
 const (
@@ -80,26 +77,4 @@ func (c Config) withDefaults() Config {
 		c.Sessions.AccessTokenLifetime = 5 * time.Minute
 	}
 	return c
-}
-
-// Validate names the first value that cannot be.
-func (c Config) Validate() error {
-	c = c.withDefaults()
-	switch c.Registration.Mode {
-	case RegistrationClosed, RegistrationToken, RegistrationOpen:
-	default:
-		return fmt.Errorf("registration.mode is %q; it must be closed, token or open", c.Registration.Mode)
-	}
-	p := c.Passwords
-	switch {
-	case p.MinLength < 1 || p.MinLength > 128:
-		return fmt.Errorf("passwords.min_length is %d; it must be between 1 and 128", p.MinLength)
-	case p.Argon2.Time > 100:
-		return fmt.Errorf("passwords.argon2.time is %d; it must be at most 100", p.Argon2.Time)
-	case p.Argon2.MemoryKiB < 8*uint32(p.Argon2.Threads) || p.Argon2.MemoryKiB > 4*1024*1024:
-		return fmt.Errorf("passwords.argon2.memory_kib is %d; it must be between 8 for each thread and 4194304", p.Argon2.MemoryKiB)
-	case c.Sessions.AccessTokenLifetime < time.Second:
-		return fmt.Errorf("sessions.access_token_lifetime is %s; it must be at least 1s", c.Sessions.AccessTokenLifetime)
-	}
-	return nil
 }

@@ -21,7 +21,7 @@ func (a *API) loginRoutes() []web.Route {
 		{Pattern: "GET /_matrix/client/v3/login", Auth: web.Public, Rate: web.RateRead, Handler: a.loginFlows},
 		{Pattern: "POST /_matrix/client/v3/login", Auth: web.Public, Rate: web.RateLogin, Handler: a.login},
 		{Pattern: "POST /_matrix/client/v1/login/get_token", Auth: web.NoGuest, Rate: web.RateLogin, Handler: a.getLoginToken},
-		{Pattern: "POST /_matrix/client/v3/refresh", Auth: web.Public, Rate: web.RateLogin, Handler: a.refresh},
+		{Pattern: "POST /_matrix/client/v3/refresh", Auth: web.Public, Rate: web.RateRead, Handler: a.refresh},
 		{Pattern: "POST /_matrix/client/v3/logout", Auth: web.User, Rate: web.RateNone, Handler: a.logout},
 		{Pattern: "POST /_matrix/client/v3/logout/all", Auth: web.User, Rate: web.RateNone, Handler: a.logoutAll},
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/clientapi"
+	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/store/storetest"
 	"github.com/moothall/moothall/homeserver/web"
@@ -122,6 +123,9 @@ func (s *accountServer) user(t *testing.T, localpart string) {
 	}
 }
 
+// specification is what answers are checked against, nil where there is no copy of it.
+var specification = sync.OnceValues(func() (*hstest.Spec, error) { return hstest.LoadSpec("") })
+
 // answer is a response.
 type answer struct {
 	status int
@@ -149,6 +153,15 @@ func (s *accountServer) do(t *testing.T, method, path, token, body string) answe
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
+	}
+	spec, err := specification()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if spec != nil {
+		if err := spec.Check(method, path, resp.StatusCode, resp.Header, b); err != nil {
+			t.Errorf("%s %s: %v", method, path, err)
+		}
 	}
 	if resp.StatusCode >= 500 || !gjson.ValidBytes(b) || !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
 		t.Errorf("%s %s: %d %s", method, path, resp.StatusCode, b)
