@@ -170,8 +170,8 @@ func (a *Accounts) loadSession(ctx context.Context, h store.TokenHash) (*cachedS
 	}
 	s := &cachedSession{
 		identity: web.Identity{UserID: row.User, DeviceID: row.Device, SessionID: row.ID, Admin: u.Admin, Guest: u.Guest, Suspended: u.Suspended},
-		expires: row.Expires,
-		locked:  u.Locked,
+		expires:  row.Expires,
+		locked:   u.Locked,
 	}
 	if !s.locked { // what is denied is read anew each time: another process may have unlocked it
 		a.cache.put(h, s, pos)

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	seenEvery  = time.Minute // how exact "last seen" is
-	seenChunk  = 100         // devices written in one transaction
+	seenEvery  = 5 * time.Minute // how exact "last seen" is: idle clients ask twice a minute each
+	seenChunk  = 100             // devices written in one transaction
 	sweepEvery = time.Minute
 	maxAgent   = 200 // bytes of a User-Agent that are kept
 )

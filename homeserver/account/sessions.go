@@ -217,17 +217,28 @@ func (a *Accounts) endSessions(tx *store.Tx, user id.UserID, ending Ending) erro
 			devices = append(devices, d.ID)
 		}
 	}
-	var ended []id.DeviceID
+	var ended, deleted []id.DeviceID
 	for _, d := range devices {
 		if d == ending.Keep {
 			continue
 		}
-		changed, err := a.endDevice(tx, user, d, ending.Soft)
+		hadSessions, existed, err := a.endDevice(tx, user, d, ending.Soft)
 		if err != nil {
 			return err
 		}
-		if changed {
+		if hadSessions || existed {
 			ended = append(ended, d)
+		}
+		if existed {
+			deleted = append(deleted, d)
+		}
+	}
+	// What announces something comes last: it takes the log's lock.
+	for _, d := range deleted {
+		for _, hook := range a.OnDeviceDeleted {
+			if err := hook(tx, user, d); err != nil {
+				return fmt.Errorf("delete what belongs to device %s of %s: %w", d, user, err)
+			}
 		}
 	}
 	for _, d := range ended {
@@ -238,25 +249,17 @@ func (a *Accounts) endSessions(tx *store.Tx, user id.UserID, ending Ending) erro
 	return nil
 }
 
-func (a *Accounts) endDevice(tx *store.Tx, user id.UserID, device id.DeviceID, soft bool) (bool, error) {
+func (a *Accounts) endDevice(tx *store.Tx, user id.UserID, device id.DeviceID, soft bool) (hadSessions, deleted bool, err error) {
 	if soft {
 		n, err := tx.ExpireDeviceSessions(user, device, a.now())
-		return n > 0, err
+		return n > 0, false, err
 	}
 	n, err := tx.DeleteDeviceSessions(user, device)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
-	existed, err := tx.DeleteDevice(user, device)
-	if err != nil || !existed {
-		return n > 0, err
-	}
-	for _, hook := range a.OnDeviceDeleted {
-		if err := hook(tx, user, device); err != nil {
-			return false, fmt.Errorf("delete what belongs to device %s of %s: %w", device, user, err)
-		}
-	}
-	return true, nil
+	deleted, err = tx.DeleteDevice(user, device)
+	return n > 0, deleted, err
 }
 
 // LoginToken makes a token that signs the user in once, elsewhere. It returns its lifetime in milliseconds.
