@@ -1,0 +1,130 @@
+package account
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/store"
+)
+
+const (
+	directoryDefault = 10
+	directoryMax     = 100
+	// directoryScan is how many candidates are ranked at most: the shortest names come first from the store.
+	directoryScan = 500
+	maxSearchTerm = 256 // bytes; what is behind is not looked at
+)
+
+// DirectoryResult is a user whom a search found.
+type DirectoryResult struct {
+	UserID      id.UserID `json:"user_id"`
+	DisplayName *string   `json:"display_name,omitzero"`
+	AvatarURL   *string   `json:"avatar_url,omitzero"`
+}
+
+// Search finds users whose local part or display name holds every word of a term somewhere, in any letter case, or whose
+// user id begins with the term. They share a room with the searcher or are in a public one. limit 0 means 10; limited
+// tells that there are more. Exact names come first, then beginnings of names and of words, then the rest.
+// Spec: client-server API, "User Directory".
+func (p *Profiles) Search(ctx context.Context, searcher id.UserID, term string, limit int) (results []DirectoryResult, limited bool, err error) {
+	if limit <= 0 {
+		limit = directoryDefault
+	}
+	limit = min(limit, directoryMax)
+	term = strings.TrimSpace(Fold(cutBytes(strings.ReplaceAll(term, "\x00", ""), maxSearchTerm)))
+	words := strings.Fields(term)
+	if len(words) == 0 {
+		return nil, false, nil
+	}
+	longest := slices.MaxFunc(words, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
+	q := store.DirectoryQuery{
+		Searcher: searcher,
+		Name:     "%" + likeEscaper.Replace(longest) + "%",
+		UserID:   "@" + likeEscaper.Replace(strings.TrimPrefix(term, "@")) + "%",
+		Everyone: p.Everyone,
+		Limit:    directoryScan,
+	}
+	if p.PublicRooms != nil && !p.Everyone {
+		if q.PublicRooms, err = p.PublicRooms(ctx); err != nil {
+			return nil, false, err
+		}
+	}
+	var found []store.DirectoryEntry
+	err = p.Store.Read(ctx, func(tx *store.Tx) error {
+		found, err = tx.SearchDirectory(q)
+		return err
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	limited = len(found) == directoryScan
+	found = slices.DeleteFunc(found, func(e store.DirectoryEntry) bool { return rank(e, term, words) == rankNone })
+	slices.SortStableFunc(found, func(a, b store.DirectoryEntry) int {
+		return cmp.Or(
+			cmp.Compare(rank(a, term, words), rank(b, term, words)),
+			cmp.Compare(bare(a), bare(b)),
+			cmp.Compare(a.Folded, b.Folded),
+			cmp.Compare(a.User, b.User),
+		)
+	})
+	if len(found) > limit {
+		found, limited = found[:limit], true
+	}
+	for _, e := range found {
+		results = append(results, DirectoryResult{e.User, e.DisplayName, e.AvatarURL})
+	}
+	return results, limited, nil
+}
+
+// likeEscaper keeps the special characters of LIKE from their meaning.
+var likeEscaper = strings.NewReplacer("!", "!!", "%", "!%", "_", "!_")
+
+func cutBytes(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
+}
+
+// bare is 1 for users without profile information, who come behind those of the same rank.
+func bare(e store.DirectoryEntry) int {
+	if e.DisplayName == nil && e.AvatarURL == nil {
+		return 1
+	}
+	return 0
+}
+
+// How well a user fits a term, best first.
+const (
+	rankExact = iota
+	rankPrefix
+	rankWord
+	rankPart
+	rankNone
+)
+
+func rank(e store.DirectoryEntry, term string, words []string) int {
+	userID := strings.TrimPrefix(string(e.User), "@")
+	bareTerm := strings.TrimPrefix(term, "@")
+	switch {
+	case e.Folded == term, e.Localpart == bareTerm, userID == bareTerm:
+		return rankExact
+	case strings.HasPrefix(e.Folded, term), strings.HasPrefix(userID, bareTerm):
+		return rankPrefix
+	}
+	out := rankWord
+	for _, word := range words {
+		switch {
+		case strings.HasPrefix(e.Folded, word), strings.Contains(e.Folded, " "+word), strings.HasPrefix(e.Localpart, word):
+		case strings.Contains(e.Folded, word), strings.Contains(e.Localpart, word):
+			out = rankPart
+		default:
+			return rankNone
+		}
+	}
+	return out
+}
