@@ -131,6 +131,9 @@ func copyMedia(ctx context.Context, from, to string) error {
 			return err
 		}
 		target := filepath.Join(to, rel)
+		if e.IsDir() && rel == "tmp" {
+			return fs.SkipDir // uploads that are not finished
+		}
 		if e.IsDir() {
 			return os.MkdirAll(target, 0o700)
 		}
