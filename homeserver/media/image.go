@@ -51,6 +51,12 @@ func inspect(src io.ReadSeeker) (*picture, error) {
 			return nil, err
 		}
 		p.orientation = exifOrientation(bufio.NewReader(src))
+		if _, err := src.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+		if jpegScans(bufio.NewReader(src)) > maxScans {
+			return nil, errNoImage
+		}
 	case bytes.HasPrefix(head, []byte("\x89PNG\r\n\x1a\n")):
 		p.format = "png"
 		if cfg, err = png.DecodeConfig(buf); err != nil {
@@ -228,6 +234,29 @@ func unturn(part image.Rectangle, s image.Point, orientation int) image.Rectangl
 	r := image.Rectangle{Min: a, Max: b}.Canon()
 	r.Max = r.Max.Add(image.Pt(1, 1))
 	return r
+}
+
+// maxScans bounds the scans of a JPEG. Each costs the decoder a walk over the whole image, and few bytes of the file can ask for
+// one; encoders make some ten.
+const maxScans = 64
+
+// jpegScans counts the markers that begin a scan.
+func jpegScans(r *bufio.Reader) (n int) {
+	for {
+		if _, err := r.ReadSlice(0xff); err != nil {
+			if errors.Is(err, bufio.ErrBufferFull) {
+				continue
+			}
+			return n
+		}
+		next, err := r.Peek(1)
+		if err != nil {
+			return n
+		}
+		if next[0] == 0xda {
+			n++
+		}
+	}
 }
 
 // exifOrientation finds the orientation in a JPEG's EXIF data, 1 if there is none.

@@ -1,6 +1,7 @@
 package media
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -196,16 +197,18 @@ func (m *Media) addImage(ctx context.Context, page *url.URL, ref, language strin
 
 // keepImage stores the image of a response as media of nobody and names it in the preview.
 func (m *Media) keepImage(ctx context.Context, resp *http.Response, out map[string]any) error {
-	hash, size, err := m.keep(ctx, resp.Body, m.Config.MaxPageImage)
+	content, err := io.ReadAll(io.LimitReader(resp.Body, m.Config.MaxPageImage+1))
 	if err != nil {
 		return err
 	}
-	blob, err := m.Blobs.Open(ctx, fmt.Sprintf("%x", hash))
+	if int64(len(content)) > m.Config.MaxPageImage {
+		return errLimit
+	}
+	info, err := inspect(bytes.NewReader(content)) // what merely claims to be an image is not served
 	if err != nil {
 		return err
 	}
-	defer func() { _ = blob.Close() }()
-	info, err := inspect(blob) // also keeps what merely claims to be an image from being served
+	hash, size, err := m.keep(ctx, bytes.NewReader(content), m.Config.MaxPageImage)
 	if err != nil {
 		return err
 	}
