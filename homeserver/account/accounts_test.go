@@ -3,6 +3,7 @@ package account_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -281,6 +282,7 @@ func TestDeactivate(t *testing.T) {
 		wants(t, "sign in", err, "")
 		login, _, err := n.LoginToken(ctx, alice)
 		wants(t, "login token", err, "")
+		n.keepThings(t, alice)
 		_, err = n.Authenticate(ctx, tokens.AccessToken)
 		wants(t, "token", err, "")
 		if err := n.Deactivate(ctx, alice, true); !errors.Is(err, fail) {
@@ -288,6 +290,9 @@ func TestDeactivate(t *testing.T) {
 		}
 		fail = nil
 		wants(t, "deactivate again", n.Deactivate(ctx, alice, false), "")
+		if kept := n.kept(t, alice); len(kept) != 0 {
+			t.Errorf("left behind: %v", kept)
+		}
 		if len(left) != 2 || left[0] != alice {
 			t.Errorf("left: %v", left)
 		}
@@ -309,4 +314,51 @@ func TestDeactivate(t *testing.T) {
 		wants(t, "the name again", err, "M_USER_IN_USE")
 		wants(t, "deactivate nobody", n.Deactivate(ctx, "@nobody:example.org", false), "M_NOT_FOUND")
 	})
+}
+
+// keepThings gives a user something of everything that a user can keep on the server, and a lot of account data.
+func (n *node) keepThings(t *testing.T, user id.UserID) {
+	t.Helper()
+	body := store.Content(`{}`)
+	err := n.store.Write(t.Context(), func(tx *store.Tx) error {
+		for i := range 1200 {
+			if err := tx.SetAccountData(user, 0, fmt.Sprint("org.example.", i), body); err != nil {
+				return err
+			}
+		}
+		name := "Alice"
+		_, err := tx.InsertBackup(user, "m.megolm_backup.v1.curve25519-aes-sha2", body)
+		return errors.Join(err,
+			tx.SetProfile(store.Profile{User: user, DisplayName: &name, Folded: "alice"}),
+			tx.SetCrossSigningKey(store.CrossSigningKey{User: user, Usage: "master", Key: "k", Body: body}),
+			tx.UpdatePushRules(user, func([]byte) ([]byte, error) { return []byte(`{}`), nil }))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept := n.kept(t, user); len(kept) != 5 {
+		t.Fatalf("kept: %v", kept)
+	}
+}
+
+// kept lists what a user keeps on the server.
+func (n *node) kept(t *testing.T, user id.UserID) []string {
+	t.Helper()
+	var out []string
+	err := n.store.Read(t.Context(), func(tx *store.Tx) error {
+		for _, table := range []string{"account_data", "backup_versions", "profiles", "cross_signing_keys", "push_rules", "pushers", "filters", "device_keys"} {
+			var count int64
+			if _, err := tx.Get([]any{&count}, `SELECT count(*) FROM `+table+` WHERE usr = $1`, user); err != nil {
+				return err
+			}
+			if count > 0 {
+				out = append(out, table)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }

@@ -58,3 +58,15 @@ func TestSessionCacheBound(t *testing.T) {
 		t.Errorf("%d sessions by user, %d by token", n, len(c.byHash))
 	}
 }
+
+func BenchmarkAuthenticate(b *testing.B) {
+	a := New(Deps{ServerName: "x"})
+	token := newToken(accessPrefix)
+	a.cache.put(store.HashToken(token), &cachedSession{identity: web.Identity{UserID: "@alice:x"}}, 1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := a.Authenticate(b.Context(), token); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

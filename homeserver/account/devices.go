@@ -49,8 +49,6 @@ func (a *Accounts) RenameDevice(ctx context.Context, user id.UserID, device id.D
 		if !found {
 			return errNoDevice
 		}
-		// Other users see the name beside the device's keys.
-		_, err = tx.Announce(store.Entry{Kind: store.KindDeviceList, User: string(user)})
-		return err
+		return tx.AnnounceDeviceList(user) // others see the name beside the device's keys
 	})
 }

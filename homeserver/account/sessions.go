@@ -45,7 +45,8 @@ const (
 )
 
 // SignIn makes a session. A device of that id keeps its keys and name but loses its older sessions. Errors:
-// M_INVALID_PARAM for an impossible device id, M_USER_DEACTIVATED, M_USER_LOCKED.
+// M_INVALID_PARAM for an impossible device id, M_FORBIDDEN for that of a cross-signing key, M_USER_DEACTIVATED,
+// M_USER_LOCKED.
 // Spec: client-server API, "Relationship between access tokens and devices".
 func (a *Accounts) SignIn(ctx context.Context, user id.UserID, in SignIn) (id.DeviceID, Tokens, error) {
 	if err := ValidateDeviceID(in.Device); err != nil {
@@ -73,10 +74,13 @@ func (a *Accounts) SignIn(ctx context.Context, user id.UserID, in SignIn) (id.De
 			return err
 		}
 		ended := int64(0)
-		if !isNew {
-			if ended, err = tx.DeleteDeviceSessions(user, device); err != nil {
-				return err
-			}
+		if isNew {
+			err = notCrossSigning(tx, user, in.Device)
+		} else {
+			ended, err = tx.DeleteDeviceSessions(user, device)
+		}
+		if err != nil {
+			return err
 		}
 		if _, err := tx.InsertSession(session); err != nil {
 			return err
@@ -90,6 +94,18 @@ func (a *Accounts) SignIn(ctx context.Context, user id.UserID, in SignIn) (id.De
 		return "", Tokens{}, err
 	}
 	return device, tokens, nil
+}
+
+// notCrossSigning refuses a device id that is that of a cross-signing key: the two share a space of names in signatures.
+func notCrossSigning(tx *store.Tx, user id.UserID, device id.DeviceID) error {
+	if device == "" {
+		return nil
+	}
+	taken, err := tx.IsCrossSigningKey(user, string(device))
+	if err == nil && taken {
+		err = mxerr.Forbidden("the device id is that of a cross-signing key")
+	}
+	return err
 }
 
 // ValidateDeviceID tells what is wrong with a device id that a client chose, as M_INVALID_PARAM.
@@ -217,7 +233,8 @@ func (a *Accounts) endSessions(tx *store.Tx, user id.UserID, ending Ending) erro
 			devices = append(devices, d.ID)
 		}
 	}
-	var ended, deleted []id.DeviceID
+	var ended []id.DeviceID
+	var deleted []string
 	for _, d := range devices {
 		if d == ending.Keep {
 			continue
@@ -230,13 +247,18 @@ func (a *Accounts) endSessions(tx *store.Tx, user id.UserID, ending Ending) erro
 			ended = append(ended, d)
 		}
 		if existed {
-			deleted = append(deleted, d)
+			deleted = append(deleted, string(d))
 		}
 	}
 	// What announces something comes last: it takes the log's lock.
+	if len(deleted) > 0 {
+		if err := tx.DeletePushersOfDevices(user, deleted); err != nil {
+			return err
+		}
+	}
 	for _, d := range deleted {
 		for _, hook := range a.OnDeviceDeleted {
-			if err := hook(tx, user, d); err != nil {
+			if err := hook(tx, user, id.DeviceID(d)); err != nil {
 				return fmt.Errorf("delete what belongs to device %s of %s: %w", d, user, err)
 			}
 		}

@@ -128,6 +128,10 @@ func TestSignInRefused(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		n := start(t, cfg)
 		alice := n.user(t, "alice")
+		err := n.store.Write(t.Context(), func(tx *store.Tx) error {
+			return tx.SetCrossSigningKey(store.CrossSigningKey{User: alice, Usage: "master", Key: "KEY", Body: store.Content(`{}`)})
+		})
+		wants(t, "cross-signing key", err, "")
 		for _, tc := range []struct {
 			name   string
 			user   id.UserID
@@ -136,6 +140,7 @@ func TestSignInRefused(t *testing.T) {
 		}{
 			{"nobody", "@nobody:example.org", "", "M_NOT_FOUND"},
 			{"a long device id", alice, id.DeviceID(strings.Repeat("x", 256)), "M_INVALID_PARAM"},
+			{"the id of a cross-signing key", alice, "KEY", "M_FORBIDDEN"},
 			{"a device id with NUL", alice, "a\x00b", "M_INVALID_PARAM"},
 			{"a device id with a line break", alice, "a\nb", "M_INVALID_PARAM"},
 			{"a device id of broken UTF-8", alice, "a\xff", "M_INVALID_PARAM"},

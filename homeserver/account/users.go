@@ -16,6 +16,9 @@ import (
 // User is an account of this server.
 type User = store.User
 
+// forgetChunk is how many rows of one kind are deleted in one transaction.
+const forgetChunk = 500
+
 // maxUserID is the most bytes a Matrix user id may have, sigil and server name included.
 const maxUserID = 255
 
@@ -325,8 +328,9 @@ func (a *Accounts) setFlag(ctx context.Context, user id.UserID, flag store.UserF
 	})
 }
 
-// Deactivate ends an account for good: its sessions end, its devices and password go, and it leaves its rooms. It may be
-// called again, to finish what was interrupted.
+// Deactivate ends an account for good: its sessions end, its devices, password, keys, account data and profile go, and
+// it leaves its rooms. erase also marks what it wrote as not to be shown to those who join later. It may be called
+// again, to finish what was interrupted.
 func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) error {
 	err := a.Store.Write(ctx, func(tx *store.Tx) error {
 		_, found, err := tx.LockUser(user)
@@ -351,12 +355,22 @@ func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) e
 		return err
 	}
 	a.Logger.Info("account deactivated", "user_id", user, "erase", erase)
-	if a.LeaveAllRooms == nil {
-		return nil
-	}
 	// The client's connection has no say in whether the rest is done.
-	if err := a.LeaveAllRooms(context.WithoutCancel(ctx), user); err != nil {
-		return fmt.Errorf("leave the rooms of %s: %w", user, err)
+	ctx = context.WithoutCancel(ctx)
+	if a.LeaveAllRooms != nil {
+		if err := a.LeaveAllRooms(ctx, user); err != nil {
+			return fmt.Errorf("leave the rooms of %s: %w", user, err)
+		}
+	}
+	for more := true; more; {
+		err := a.Store.Write(ctx, func(tx *store.Tx) error {
+			var err error
+			more, err = tx.ForgetUser(user, forgetChunk)
+			return err
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
