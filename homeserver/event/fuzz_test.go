@@ -2,6 +2,7 @@ package event
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -66,17 +67,39 @@ func FuzzCanonicalJSON(f *testing.F) {
 }
 
 // FuzzParse: an event from the network that is taken can be stored and read again, keeps its id when redacted, is within the limits, and
-// its accessors agree with its JSON.
+// its accessors agree with its JSON. The input is a property to replace in a good event, or with no name a whole event.
 func FuzzParse(f *testing.F) {
-	for _, v := range Versions() {
+	good := make([]*Event, len(versions))
+	for i, v := range versions {
 		s, b := newSim(f, v, testKey(f), "")
-		f.Add(uint8(len(v.ID)), s.create.JSON())
-		f.Add(uint8(0), s.must(b, alice, typePowerLevels, ptr(""), fullLevels(v).json()).JSON())
-		f.Add(uint8(11), s.must(b, alice, "m.room.message", nil, `{"body":"hi"}`).JSON())
+		good[i] = s.must(b, alice, typeMember, ptr(string(alice)), `{"membership":"join","displayname":"A"}`)
+		f.Add(uint8(i), "", s.create.JSON())
+		f.Add(uint8(i), "", s.must(b, alice, typePowerLevels, ptr(""), fullLevels(v).json()).JSON())
+		f.Add(uint8(i), "", s.must(b, alice, "m.room.message", nil, `{"body":"hi"}`).JSON())
 	}
-	f.Add(uint8(11), []byte(`{"auth_events":[],"content":{},"depth":-1,"hashes":{},"origin_server_ts":1e3,"prev_events":[[]],"room_id":"!","sender":"@","signatures":[],"type":1}`))
-	f.Fuzz(func(t *testing.T, n uint8, pdu []byte) {
+	for property, values := range map[string][]string{
+		"auth_events": {`["$a"]`, `[["$a:b",{"sha256":"x"}]]`, `[[]]`, `{}`}, "content": {`[]`, `{"membership":1,"third_party_invite":{"signed":{}}}`},
+		"depth": {`-1`, `1e3`, `9223372036854775807`, `"1"`}, "event_id": {`"$x:y"`, `1`}, "hashes": {`{}`, `{"sha256":"AA=="}`, `null`}, "origin_server_ts": {`1.5`, `-5`},
+		"prev_events": {`[1]`, `[]`}, "redacts": {`"$x"`, `{}`}, "room_id": {`"!x:y"`, `"!"`, `null`}, "sender": {`"@"`, `"@a:b"`}, "signatures": {`{"a":{"ed25519:1":1}}`, `[]`},
+		"state_key": {`"\u0000"`, `null`}, "type": {`""`, `"m.room.redaction"`, `"m.room.create"`}, "unsigned": {`{"a":[{}]}`}, "membership": {`"join"`},
+	} {
+		for i, value := range values {
+			f.Add(uint8(i*11), property, []byte(value))
+			f.Add(uint8(3+i), property, []byte(value))
+		}
+	}
+	f.Fuzz(func(t *testing.T, n uint8, property string, pdu []byte) {
 		v := versions[int(n)%len(versions)]
+		if property != "" {
+			base := good[int(n)%len(versions)].JSON()
+			pdu = append(append(append([]byte("{"), AppendCanonicalString(nil, property)...), ':'), pdu...)
+			pdu = appendOthers(pdu, base, property)
+			// Half of them with the hash that belongs to the changed event, so that they are not all redacted at once.
+			if js, err := canonicalObject(pdu, false, "event"); n&128 != 0 && property != "hashes" && err == nil {
+				hash := contentHash(js)
+				pdu = appendOthers(append(base64.RawStdEncoding.AppendEncode([]byte(`{"hashes":{"sha256":"`), hash[:]), `"}`...), js, "hashes")
+			}
+		}
 		e, redacted, err := v.ParseUntrusted(pdu)
 		if err != nil {
 			if e := mxerr.As(err); e == nil || e.Code != "M_BAD_JSON" && e.Code != "M_NOT_JSON" && e.Code != "M_TOO_LARGE" {

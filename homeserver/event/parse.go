@@ -11,6 +11,9 @@ import (
 	"github.com/moothall/moothall/homeserver/mxerr"
 )
 
+// maxPDUInput bounds the work for an event from the network, which may come with white space, escapes and an unsigned of any size.
+const maxPDUInput = 8 * maxEventSize
+
 // Parse reads a PDU that this server stored itself: neither its size nor its hashes nor its signatures are checked. The eventID may be
 // empty, then it is computed; in room versions 1 and 2 the PDU's own counts.
 func (v *Version) Parse(pdu []byte, eventID id.EventID) (*Event, error) {
@@ -25,6 +28,9 @@ func (v *Version) Parse(pdu []byte, eventID id.EventID) (*Event, error) {
 // match, the event given back is the redacted one and redacted is true. Signatures are not checked: see RequiredSigners.
 // Errors are M_NOT_JSON, M_BAD_JSON and M_TOO_LARGE. Spec: server-server API, "Checks performed on receipt of a PDU".
 func (v *Version) ParseUntrusted(pdu []byte) (e *Event, redacted bool, err error) {
+	if len(pdu) > maxPDUInput {
+		return nil, false, errTooLarge(len(pdu))
+	}
 	js, err := canonicalObject(pdu, v.StrictJSON, "an event")
 	if err != nil {
 		return nil, false, err
