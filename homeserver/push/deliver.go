@@ -300,9 +300,11 @@ func (p *Push) send(ctx context.Context, to *store.Pusher, what *store.Push) (re
 			return false, err
 		}
 	}
-	counts, err := p.Unread(ctx, to.User)
-	if err != nil {
-		return false, fmt.Errorf("count unread messages: %w", err)
+	var counts Counts
+	if p.Unread != nil {
+		if counts, err = p.Unread(ctx, to.User); err != nil {
+			return false, fmt.Errorf("count unread messages: %w", err)
+		}
 	}
 	if counts.Unread != 0 || what.NID == 0 { // zero is what clears a badge (docs/decisions/0132)
 		n.Counts["unread"] = counts.Unread
@@ -323,7 +325,10 @@ func (p *Push) send(ctx context.Context, to *store.Pusher, what *store.Push) (re
 // describe fills in the event, in the pusher's format. It tells false where there is nothing left to tell of.
 func (p *Push) describe(ctx context.Context, n *notification, to *store.Pusher, what *store.Push, idOnly bool) (bool, error) {
 	ev, err := p.Event(ctx, what.Room, what.NID)
-	if err != nil || ev == nil {
+	if isGone(err) || err == nil && ev == nil {
+		return false, nil
+	}
+	if err != nil {
 		return false, err
 	}
 	n.EventID, n.RoomID = ev.ID, ev.RoomID
@@ -338,8 +343,11 @@ func (p *Push) describe(ctx context.Context, n *notification, to *store.Pusher, 
 	n.UserIsTarget = ev.Type == "m.room.member" && ev.StateKey != nil && id.UserID(*ev.StateKey) == to.User
 	n.Devices[0].Tweaks = what.Tweaks
 	room, err := p.Room(ctx, what.Room)
-	if err != nil || room == nil {
-		return err == nil, err
+	if isGone(err) || err == nil && room == nil {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
 	}
 	n.SenderDisplayName, n.RoomName, n.RoomAlias = room.DisplayName(id.UserID(ev.Sender)), room.Name(), room.Alias()
 	return true, nil

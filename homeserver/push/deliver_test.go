@@ -13,6 +13,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/store/storetest"
 )
@@ -260,6 +261,28 @@ func TestQueueKeepsTheNewest(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestGoneRoom: events of a room that was purged hold up nothing; without a counter nothing is counted.
+func TestGoneRoom(t *testing.T) {
+	w, g := newWorld(t, store.Config{DataDir: t.TempDir()}), newGateway(t)
+	users := w.RoomUsers
+	w.RoomUsers = func(ctx context.Context, room int64) ([]id.UserID, error) {
+		if room != 1 {
+			return nil, mxerr.NotFound("no such room")
+		}
+		return users(ctx, room)
+	}
+	w.Unread, w.ReceiptUsers, w.Ignores = nil, nil, nil
+	w.do(alice, "POST", "/pushers/set", pusherBody(g, "app", "k", ""), 200, "")
+	w.run()
+	w.announce(store.Entry{Kind: store.KindEvent, Room: 7, Ref: 9})
+	w.announce(store.Entry{Kind: store.KindReceipt, Room: 1})
+	w.say(1, message("$1", bob, "x"))
+	if n := g.next(t); n.Get("event_id").Str != "$1" || n.Get("counts").Raw != "{}" {
+		t.Errorf("got %s", n.Raw)
+	}
+	g.none(t)
 }
 
 func TestClientRefusesPrivateAddresses(t *testing.T) {

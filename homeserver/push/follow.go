@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 )
 
@@ -47,6 +49,9 @@ func (p *Push) follow(ctx context.Context, entries []store.Entry) error {
 		case store.KindReceipt:
 			more, err = p.receiptCandidates(ctx, e)
 		}
+		if isGone(err) {
+			continue // the room was purged since; an error would bring the same entries again for ever
+		}
 		if err != nil {
 			return err
 		}
@@ -56,6 +61,12 @@ func (p *Push) follow(ctx context.Context, entries []store.Entry) error {
 		return nil
 	}
 	return p.enqueue(ctx, list)
+}
+
+// isGone tells whether an error says that a room or event does not exist (any more).
+func isGone(err error) bool {
+	e := mxerr.As(err)
+	return e != nil && e.Status == http.StatusNotFound
 }
 
 // eventCandidates finds the users with pushers who see the event.

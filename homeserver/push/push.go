@@ -43,15 +43,16 @@ type Deps struct {
 	Client *http.Client // for gateways: made by NewClient
 	Config Config
 
-	// Event gives an event of the log; nil where nothing is to be told of it (gone, rejected, soft-failed).
+	// Event gives an event of the log; nil (or a 404) where nothing is to be told of it (gone, rejected, soft-failed).
 	Event func(ctx context.Context, room, nid int64) (*EventView, error)
 	// RoomUsers lists the users of this server that are joined to the room.
 	RoomUsers func(ctx context.Context, room int64) ([]id.UserID, error)
 	// Room gives the room's state; nil where the room is gone.
 	Room func(ctx context.Context, room int64) (RoomView, error)
-	// Unread counts what the user has not read.
+	// Unread counts what the user has not read. Without it, no counts are sent.
 	Unread func(ctx context.Context, user id.UserID) (Counts, error)
 	// ReceiptUsers lists the users of this server whose receipts in the room changed at the position of the log or later.
+	// Without it, badges are not cleared when messages are read.
 	ReceiptUsers func(ctx context.Context, room, pos int64) ([]id.UserID, error)
 	// Ignores tells whether the user ignores the sender.
 	Ignores func(ctx context.Context, user, sender id.UserID) (bool, error)
