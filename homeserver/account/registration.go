@@ -94,6 +94,7 @@ func (a *Accounts) NewNonce(ctx context.Context) (string, error) {
 // SecretRegistration is a registration by shared secret.
 type SecretRegistration struct {
 	Nonce, Username, Password, UserType, MAC string
+	DisplayName                              string // not part of the MAC
 	Admin                                    bool
 }
 
@@ -134,7 +135,7 @@ func (a *Accounts) RegisterBySecret(ctx context.Context, reg SecretRegistration)
 	if err := passwordStorable(reg.Password); err != nil {
 		return User{}, err
 	}
-	return a.CreateUser(ctx, NewUser{Localpart: reg.Username, Password: reg.Password, Admin: reg.Admin, Type: reg.UserType})
+	return a.CreateUser(ctx, NewUser{Localpart: reg.Username, Password: reg.Password, DisplayName: reg.DisplayName, Admin: reg.Admin, Type: reg.UserType})
 }
 
 // SpareLocalpart makes a localpart for somebody who names none.

@@ -397,3 +397,39 @@ func TestRenameDevice(t *testing.T) {
 		wants(t, "a device of nobody", n.RenameDevice(ctx, "@bob:example.org", "PHONE", "x"), "M_NOT_FOUND")
 	})
 }
+
+// TestDeviceKeysEnd checks that a device's keys go with it, that a soft end keeps them, and that others are told.
+func TestDeviceKeysEnd(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		n := start(t, cfg, func(d *account.Deps) {
+			d.OnDeviceDeleted = append(d.OnDeviceDeleted, account.NewKeys(account.KeysDeps{Store: d.Store, ServerName: d.ServerName}).DeviceDeleted)
+		})
+		ctx := t.Context()
+		alice := n.user(t, "alice")
+		n.signIn(t, alice, "PHONE", false)
+		err := n.store.Write(ctx, func(tx *store.Tx) error { return tx.SetDeviceKeys(alice, "PHONE", store.Content(`{}`)) })
+		wants(t, "device keys", err, "")
+		state := func() (keys bool, changed []id.UserID) {
+			t.Helper()
+			err := n.store.Read(ctx, func(tx *store.Tx) error {
+				body, err := tx.DeviceKeysOf(alice, "PHONE")
+				if err != nil {
+					return err
+				}
+				keys = body != nil
+				changed, err = tx.DeviceListChanges(0, 1<<60)
+				return err
+			})
+			wants(t, "read", err, "")
+			return keys, changed
+		}
+		wants(t, "soft", n.EndSessions(ctx, alice, account.Ending{Soft: true}), "")
+		if keys, changed := state(); !keys || len(changed) != 0 {
+			t.Errorf("after a soft end: keys %v, changed %v", keys, changed)
+		}
+		wants(t, "end", n.EndSessions(ctx, alice, account.Ending{}), "")
+		if keys, changed := state(); keys || !slices.Equal(changed, []id.UserID{alice}) {
+			t.Errorf("after the end: keys %v, changed %v", keys, changed)
+		}
+	})
+}

@@ -30,6 +30,7 @@ type NewUser struct {
 	Password string
 	// PasswordHash is used in place of Password: argon2id in PHC form or bcrypt, from another server.
 	PasswordHash string
+	DisplayName  string
 	Type         string // user_type of the admin API, "" for people
 	AppService   string
 	Admin        bool
@@ -109,6 +110,10 @@ func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (User, error) {
 	if !n.Unreserved && a.Exclusive != nil && a.Exclusive(u.ID) {
 		return User{}, mxerr.New(http.StatusBadRequest, "M_EXCLUSIVE", "this username is reserved by an application service")
 	}
+	profile := Profile{DisplayName: n.DisplayName}
+	if err := checkFieldText(fieldDisplayName, n.DisplayName); err != nil {
+		return User{}, err
+	}
 	switch {
 	case n.PasswordHash != "":
 		if !storableHash(n.PasswordHash) {
@@ -132,6 +137,15 @@ func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (User, error) {
 		}
 		if !inserted {
 			return userInUse()
+		}
+		if n.DisplayName != "" {
+			p, err := profile.stored(u.ID)
+			if err != nil {
+				return err
+			}
+			if err := tx.SetProfile(p); err != nil {
+				return err
+			}
 		}
 		return announceUser(tx, u.ID)
 	})

@@ -161,7 +161,7 @@ func TestSecretRegistration(t *testing.T) {
 			return `{"nonce":"` + nonce + `","username":"root","password":"` + password + `","admin":` + map[string]string{"admin": "true", "notadmin": "false"}[admin] +
 				`,"mac":"` + hex.EncodeToString(h.Sum(nil)) + `"}`
 		}
-		first := body("admin")
+		first := strings.Replace(body("admin"), "{", `{"displayname":"The Root",`, 1)
 		got := s.expect(t, "POST", path, "", first, 200, "")
 		if got.str("user_id") != "@root:example.org" || got.str("home_server") != "example.org" || got.str("device_id") == "" {
 			t.Errorf("registered: %s", got.body)
@@ -170,7 +170,11 @@ func TestSecretRegistration(t *testing.T) {
 		if u, err := s.User(t.Context(), "@root:example.org"); err != nil || !u.Admin {
 			t.Errorf("root is %+v, %v", u, err)
 		}
+		if p, err := account.NewProfiles(account.ProfilesDeps{Store: s.Store, ServerName: "example.org"}).Get(t.Context(), "@root:example.org"); err != nil || p.DisplayName != "The Root" {
+			t.Errorf("root's profile is %+v, %v", p, err)
+		}
 		s.expect(t, "POST", path, "", first, 400, "M_UNKNOWN")
+		s.expect(t, "POST", path, "", strings.Replace(strings.Replace(body("notadmin"), "root", "x", 1), "{", `{"displayname":"\u0000",`, 1), 403, "M_UNKNOWN")
 		s.expect(t, "POST", path, "", body("notadmin"), 400, "M_USER_IN_USE")
 		s.expect(t, "POST", path, "", strings.Replace(body("notadmin"), `"admin":false`, `"admin":true`, 1), 403, "M_UNKNOWN")
 		for _, missing := range []string{"nonce", "username", "password", "mac"} {

@@ -65,6 +65,9 @@ func (a *API) secretRegistration(w http.ResponseWriter, r *http.Request) error {
 			return mxerr.New(http.StatusBadRequest, "M_UNKNOWN", "the user_type must be bot or support")
 		}
 	}
+	if req.DisplayName != nil {
+		reg.DisplayName = *req.DisplayName
+	}
 	u, err := a.Accounts.RegisterBySecret(r.Context(), reg)
 	if err != nil {
 		return err
