@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/moothall/moothall/homeserver/account"
+	"github.com/moothall/moothall/homeserver/media"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/web"
 )
@@ -119,6 +120,8 @@ type RateLimit struct {
 type Media struct {
 	Path          string `yaml:"path"` // empty: media inside data_dir
 	MaxUploadSize Size   `yaml:"max_upload_size"`
+	URLPreviews   bool   `yaml:"url_previews"`
+	ImageMemory   Size   `yaml:"image_memory"`
 }
 
 // Push is about notifications to push gateways.
@@ -186,7 +189,7 @@ func DefaultConfig() Config {
 			Media:         RateLimit{20, 200},
 			UserDirectory: RateLimit{5, 30},
 		},
-		Media: Media{MaxUploadSize: 50 << 20},
+		Media: Media{MaxUploadSize: 50 << 20, ImageMemory: 256 << 20},
 		TURN:  TURN{TTL: Duration(day)},
 		Log:   Log{Level: "info", Format: "text"},
 	}
@@ -316,6 +319,11 @@ func (c *Config) AccountConfig() account.Config {
 		}},
 		Sessions: account.SessionConfig{AccessTokenLifetime: c.Sessions.AccessTokenLifetime.Std(), LoginTokens: c.Sessions.LoginTokens},
 	}
+}
+
+// MediaConfig is the content repository's part.
+func (c *Config) MediaConfig() media.Config {
+	return media.Config{MaxUpload: int64(c.Media.MaxUploadSize), ImageMemory: int64(c.Media.ImageMemory), Previews: c.Media.URLPreviews}
 }
 
 // Limiter makes the rate limiter, nil where limits are off.

@@ -146,6 +146,9 @@ func (c *Config) checkOutside(d *configReader) error {
 	if c.Media.MaxUploadSize < 1 {
 		return d.complain("media.max_upload_size", "must be larger than 0")
 	}
+	if c.Media.ImageMemory < 16<<20 {
+		return d.complain("media.image_memory", "must be at least \"16 MiB\"")
+	}
 	for i, uri := range c.TURN.URIs {
 		if !strings.HasPrefix(uri, "turn:") && !strings.HasPrefix(uri, "turns:") {
 			return d.complain(index("turn.uris", i), "is %q; it must be like turn:turn.example.org?transport=udp", uri)

@@ -65,6 +65,9 @@ func run(args []string) int {
 	if err != nil {
 		return complain(err)
 	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
 	k, err := parser.Parse(args)
 	if exit >= 0 {
 		return exit // --help
