@@ -98,6 +98,20 @@ func CheckAuthEvents(e *Event, authEvents []*Event) error {
 	return nil
 }
 
+// RedactionApplies tells whether a redaction that the rules have let into the room takes effect on its target: its sender may redact the
+// events of others, or is of the same server as the target's sender. The state is that before the redaction. In room versions 1 and 2 the
+// auth rules themselves have decided. Spec: room version 3, "Handling redactions".
+func RedactionApplies(redaction, target *Event, state State) bool {
+	if redaction.evType != typeRedaction || redaction.redacts != target.id || redaction.roomID != target.roomID {
+		return false
+	}
+	if redaction.version.RedactionAuth || domainOf(string(redaction.sender)) == domainOf(string(target.sender)) {
+		return true
+	}
+	levels := PowerLevelsOf(state)
+	return levels.User(redaction.sender) >= levels.Redact()
+}
+
 func (c *candidate) check() error {
 	if c.evType == typeCreate {
 		// The rule goes by type alone: a second m.room.create, with a state key or without, has prev_events and fails by that.

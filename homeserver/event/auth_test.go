@@ -488,3 +488,30 @@ func TestIdentifiers(t *testing.T) {
 		}
 	}
 }
+
+func TestRedactionApplies(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, v *Version) {
+		s, b := newSim(t, v, testKey(t), "")
+		s.must(b, alice, typePowerLevels, ptr(""), fullLevels(v).json())
+		s.must(b, alice, typeJoinRules, ptr(""), `{"join_rule":"public"}`)
+		for _, u := range simUsers[1:] {
+			s.member(b, u, u, join)
+		}
+		target := s.must(b, dave, "m.room.message", nil, `{"body":"x"}`)
+		redact := func(sender id.UserID, what id.EventID) *Event {
+			p := s.proto(b, sender, typeRedaction, nil, `{"redacts":"`+string(what)+`"}`)
+			if !v.ModernRedaction {
+				p.Content, p.Redacts = []byte(`{}`), what
+			}
+			return s.build(p)
+		}
+		for sender, want := range map[id.UserID]bool{dave: true, carol: true, bob: true, eve: v.RedactionAuth} {
+			if got := RedactionApplies(redact(sender, target.ID()), target, b.state); got != want {
+				t.Errorf("%s redacts dave's event: %v", sender, got)
+			}
+		}
+		if RedactionApplies(redact(dave, s.create.ID()), target, b.state) || RedactionApplies(target, target, b.state) {
+			t.Error("it applies to another event")
+		}
+	})
+}
