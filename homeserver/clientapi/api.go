@@ -19,6 +19,8 @@ type Deps struct {
 	Rooms      *room.Rooms
 	Limits     *web.Limiter // nil: no rate limits
 	Logger     *slog.Logger
+
+	UserDataDeps
 }
 
 // API holds the handlers.
@@ -36,6 +38,16 @@ func (a *API) Routes() []web.Route {
 		a.registerRoutes(),
 		a.accountRoutes(),
 		a.deviceRoutes(),
+		a.keyRoutes(),
+		a.crossSigningRoutes(),
+		a.keyBackupRoutes(),
+		a.toDeviceRoutes(),
+		a.accountDataRoutes(),
+		a.tagRoutes(),
+		a.profileRoutes(),
+		a.filterRoutes(),
+		a.voipRoutes(),
+		a.thirdPartyRoutes(),
 	} {
 		all = append(all, t...)
 	}
