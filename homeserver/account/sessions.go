@@ -157,10 +157,13 @@ func announceSessions(tx *store.Tx, user id.UserID, device id.DeviceID) error {
 	return err
 }
 
+var errSoftlyEnded = mxerr.UnknownToken("this session was ended: sign in again", true)
+
 var errUnknownRefresh = mxerr.UnknownToken("the refresh token is not known or was used already", false)
 
 // Refresh makes new tokens from a refresh token. The old ones stay good until one of the new ones is used, so that a
-// client that never got the answer can ask again. Errors: M_UNKNOWN_TOKEN, M_USER_LOCKED.
+// client that never got the answer can ask again. Errors: M_UNKNOWN_TOKEN, with soft_logout where the session was ended
+// softly; M_USER_LOCKED.
 // Spec: client-server API, "Refreshing access tokens".
 func (a *Accounts) Refresh(ctx context.Context, refreshToken string) (Tokens, error) {
 	if !couldBe(refreshToken, refreshPrefix) {
@@ -183,6 +186,9 @@ func (a *Accounts) Refresh(ctx context.Context, refreshToken string) (Tokens, er
 		// It may have ended while this transaction waited for the user's row.
 		if old, found, err = tx.SessionByRefresh(hash); err != nil || !found {
 			return orUnknown(err)
+		}
+		if old.Ended {
+			return errSoftlyEnded
 		}
 		if old.Replaces != 0 {
 			if err := tx.ConfirmSession(old); err != nil {

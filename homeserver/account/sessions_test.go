@@ -204,6 +204,12 @@ func TestRefresh(t *testing.T) {
 		wants(t, "lock", n.Lock(ctx, alice, true), "")
 		refresh("while locked", fourth.RefreshToken, "M_USER_LOCKED")
 		wants(t, "unlock", n.Lock(ctx, alice, false), "")
+		wants(t, "soft", n.EndSessions(ctx, alice, account.Ending{Soft: true}), "")
+		_, err := n.Refresh(ctx, fourth.RefreshToken)
+		if e := mxerr.As(err); e == nil || e.Code != "M_UNKNOWN_TOKEN" || e.Extra["soft_logout"] != true {
+			t.Errorf("a refresh after a soft end: %v", err)
+		}
+		n.token(t, "fourth after a soft end", fourth.AccessToken, "M_UNKNOWN_TOKEN", true)
 		wants(t, "end", n.EndSessions(ctx, alice, account.Ending{}), "")
 		refresh("ended", fourth.RefreshToken, "M_UNKNOWN_TOKEN")
 		if n := countSessions(t, n.store); n != 0 {

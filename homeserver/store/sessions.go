@@ -28,9 +28,10 @@ type Session struct {
 	Expires  int64      // ms; 0: never
 	Refresh  *TokenHash // nil: there is no refresh token
 	Replaces int64      // session that this one takes the place of when it is used for the first time; 0: none
+	Ended    bool       // softly: its user has to sign in again, with the same device
 }
 
-const sessionColumns = `s.id, s.hash, s.usr, s.device_id, s.created, coalesce(s.expires, 0), s.refresh_hash, coalesce(s.replaces, 0)`
+const sessionColumns = `s.id, s.hash, s.usr, s.device_id, s.created, coalesce(s.expires, 0), s.refresh_hash, coalesce(s.replaces, 0), s.ended`
 
 type sessionScan struct {
 	s             Session
@@ -38,7 +39,7 @@ type sessionScan struct {
 }
 
 func (c *sessionScan) dest() []any {
-	return []any{&c.s.ID, &c.hash, &c.s.User, &c.s.Device, &c.s.Created, &c.s.Expires, &c.refresh, &c.s.Replaces}
+	return []any{&c.s.ID, &c.hash, &c.s.User, &c.s.Device, &c.s.Created, &c.s.Expires, &c.refresh, &c.s.Replaces, &c.s.Ended}
 }
 
 func (c *sessionScan) session() Session {
@@ -114,9 +115,9 @@ func (tx *Tx) DeleteDeviceSessions(user id.UserID, device id.DeviceID) (int64, e
 }
 
 // ExpireDeviceSessions makes the sessions of a device end now but keeps them, so that the client is told to sign in
-// again with the same device.
+// again with the same device, whether it shows an access token or a refresh token.
 func (tx *Tx) ExpireDeviceSessions(user id.UserID, device id.DeviceID, now int64) (int64, error) {
-	return tx.Exec(`UPDATE sessions SET expires = $3, refresh_id = NULL, refresh_hash = NULL WHERE usr = $1 AND device_id = $2`, user, device, now)
+	return tx.Exec(`UPDATE sessions SET expires = $3, ended = 1 WHERE usr = $1 AND device_id = $2`, user, device, now)
 }
 
 // LogPosition is the head of the log in this transaction's snapshot.

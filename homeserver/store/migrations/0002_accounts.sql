@@ -28,7 +28,7 @@ CREATE TABLE devices (
 
 -- an access token each, with the refresh token that was issued beside it. Tokens are stored as SHA-256 only: id and
 -- refresh_id are the first 63 bits of the hashes. replaces is the session that a refresh put this one in the place of,
--- until this one is used for the first time.
+-- until this one is used for the first time. ended: its user has to sign in again, with the same device.
 CREATE TABLE sessions (
   id BIGINT PRIMARY KEY,
   hash BLOB NOT NULL,
@@ -38,7 +38,8 @@ CREATE TABLE sessions (
   expires BIGINT,
   refresh_id BIGINT,
   refresh_hash BLOB,
-  replaces BIGINT
+  replaces BIGINT,
+  ended BIGINT NOT NULL DEFAULT 0
 );
 CREATE INDEX sessions_device ON sessions (usr, device_id);
 CREATE UNIQUE INDEX sessions_refresh ON sessions (refresh_id) WHERE refresh_id IS NOT NULL;
