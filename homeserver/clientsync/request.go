@@ -1,0 +1,162 @@
+package clientsync
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/filter"
+	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/web"
+)
+
+// longestPoll bounds what a client may ask for as timeout.
+const longestPoll = 5 * time.Minute
+
+// request is a GET /sync.
+type request struct {
+	who        *web.Identity
+	user       id.UserID
+	device     id.DeviceID
+	since      token
+	initial    bool // without since
+	filter     *filter.Filter
+	fullState  bool
+	stateAfter bool
+	timeout    time.Duration
+	presence   presenceState
+}
+
+// getSync handles GET /_matrix/client/v3/sync.
+// Spec: client-server API, "Syncing".
+func (s *Sync) getSync(w http.ResponseWriter, r *http.Request) error {
+	req, err := s.readRequest(r)
+	if err != nil {
+		return err
+	}
+	return s.serve(r.Context(), w, req)
+}
+
+func (s *Sync) readRequest(r *http.Request) (*request, error) {
+	who := web.Requester(r)
+	req := &request{who: who, user: who.UserID, device: who.DeviceID}
+	var err error
+	if req.fullState, err = web.QueryBool(r, "full_state", false); err != nil {
+		return nil, err
+	}
+	if req.stateAfter, err = web.QueryBool(r, "use_state_after", false); err != nil {
+		return nil, err
+	}
+	ms, err := web.QueryInt(r, "timeout", 0, 0, int(longestPoll.Milliseconds()))
+	if err != nil {
+		return nil, err
+	}
+	req.timeout = time.Duration(ms) * time.Millisecond
+	req.presence = online
+	if p := web.QueryString(r, "set_presence"); p != "" {
+		var ok bool
+		if req.presence, ok = parsePresence(p); !ok {
+			return nil, mxerr.InvalidParam("query parameter 'set_presence' must be online, unavailable or offline")
+		}
+	}
+	if req.filter, err = s.filterOf(r.Context(), who.UserID, web.QueryString(r, "filter")); err != nil {
+		return nil, err
+	}
+	since := web.QueryString(r, "since")
+	if req.initial = since == ""; req.initial {
+		return req, nil
+	}
+	t, err := parseToken(since)
+	if err != nil {
+		return nil, err
+	}
+	req.since, err = s.arrive(r.Context(), t)
+	return req, err
+}
+
+// arrive makes a token one of this process: it is cut back to what its epoch has in common with the current one, and
+// where it is ahead of this process, the process catches up.
+func (s *Sync) arrive(ctx context.Context, t token) (token, error) {
+	t = t.cut(s.d.Store.Epochs())
+	if t.pos > s.d.Store.Applied() {
+		if err := s.d.Store.CatchUp(ctx); err != nil {
+			return t, err
+		}
+		t.pos = min(t.pos, s.d.Store.Applied())
+		t.toDevice = min(t.toDevice, t.pos)
+	}
+	return t, nil
+}
+
+// buffers are reused: a response is built in one and written at once.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 8<<10); return &b }}
+
+const keepBuffer = 256 << 10
+
+func release(b *[]byte) {
+	if cap(*b) <= keepBuffer {
+		*b = (*b)[:0]
+		buffers.Put(b)
+	}
+}
+
+// serve answers at once if there is anything to tell, else when there is, or at the end of the time.
+func (s *Sync) serve(ctx context.Context, w http.ResponseWriter, req *request) error {
+	user, err := s.d.Rooms.User(ctx, req.user)
+	if err != nil {
+		return err
+	}
+	s.presence.begin(req.user, req.device, req.presence)
+	defer s.presence.done(req.user, req.device)
+	s.acknowledge(req)
+	began := s.d.Store.Applied()
+	if req.initial || req.fullState || req.timeout == 0 {
+		_, err := s.answer(ctx, w, req, true)
+		return err
+	}
+	// the watch comes before the first look, so that nothing falls between them
+	watch := user.Watch()
+	defer watch.Close()
+	deadline := time.NewTimer(req.timeout)
+	defer deadline.Stop()
+	for {
+		if done, err := s.answer(ctx, w, req, false); done || err != nil {
+			return err
+		}
+		select {
+		case <-watch.C():
+			if s.d.SessionEnded != nil && s.marks.session(req.user, began) {
+				if err := s.d.SessionEnded(ctx, req.who); err != nil {
+					return err
+				}
+				began = s.d.Store.Applied()
+			}
+			continue
+		case <-deadline.C:
+		case <-s.draining:
+		case <-ctx.Done():
+			return nil // nobody reads the answer any more
+		}
+		_, err := s.answer(ctx, w, req, true)
+		return err
+	}
+}
+
+// answer builds the response and writes it if there is something in it that should not wait, or if it must be now.
+func (s *Sync) answer(ctx context.Context, w http.ResponseWriter, req *request, now bool) (done bool, err error) {
+	buf := buffers.Get().(*[]byte)
+	defer release(buf)
+	b := builder{s: s, ctx: ctx, req: req, b: (*buf)[:0]}
+	err = b.build()
+	*buf = b.b
+	if err != nil || (!now && !b.urgent) {
+		return false, err
+	}
+	return true, web.WriteRaw(w, b.b)
+}
+
+func appendInt(b []byte, n int64) []byte { return strconv.AppendInt(b, n, 10) }
