@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync"
 	"testing"
 
 	"maunium.net/go/mautrix/id"
@@ -514,4 +515,35 @@ func TestRedactionApplies(t *testing.T) {
 			t.Error("it applies to another event")
 		}
 	})
+}
+
+// The levels are cached on events that many requests share; run with -race this shows that they may.
+func TestLevelsAreShared(t *testing.T) {
+	v, _ := LookupVersion(DefaultVersion)
+	s, b := newSim(t, v, testKey(t), "")
+	s.must(b, alice, typePowerLevels, ptr(""), fullLevels(v).json())
+	p := s.proto(b, alice, "m.room.message", nil, `{}`)
+	// Parsed anew, so that nothing is cached yet.
+	state := StateMap{}
+	for k, e := range b.state {
+		fresh, err := v.Parse(e.JSON(), e.ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		state[k] = fresh
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 100 {
+				if err := v.CheckProto(p, state); err != nil {
+					t.Error(err)
+				}
+				if own, err := state.Get(typePowerLevels, "").PowerLevels(); err != nil || own.User(bob) != 75 {
+					t.Errorf("bob has %d, %v", own.User(bob), err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
