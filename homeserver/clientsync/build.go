@@ -246,9 +246,13 @@ func (b *builder) appendRooms() error {
 var stripped = [...]string{"m.room.create", "m.room.name", "m.room.avatar", "m.room.topic", "m.room.join_rules",
 	"m.room.canonical_alias", "m.room.encryption"}
 
-func (b *builder) invitedRoom(r *room.UserRoom) (bool, error) { return b.strippedRoom(r, "invite_state") }
+func (b *builder) invitedRoom(r *room.UserRoom) (bool, error) {
+	return b.strippedRoom(r, "invite_state")
+}
 
-func (b *builder) knockedRoom(r *room.UserRoom) (bool, error) { return b.strippedRoom(r, "knock_state") }
+func (b *builder) knockedRoom(r *room.UserRoom) (bool, error) {
+	return b.strippedRoom(r, "knock_state")
+}
 
 func (b *builder) strippedRoom(r *room.UserRoom, name string) (bool, error) {
 	evs, err := b.s.d.Rooms.EventsByNID(b.ctx, []int64{r.MemberNID})

@@ -24,12 +24,12 @@ import (
 
 // Deps is what a Sync works with. The funcs come from other features.
 type Deps struct {
-	Store    *store.Store
-	Rooms    *room.Rooms
-	Data     *account.Data
-	Keys     *account.Keys
-	Logger   *slog.Logger
-	Now      func() time.Time // nil: time.Now
+	Store  *store.Store
+	Rooms  *room.Rooms
+	Data   *account.Data
+	Keys   *account.Keys
+	Logger *slog.Logger
+	Now    func() time.Time // nil: time.Now
 
 	// Rules gives a user's push rules for the events of one room; nil: nothing notifies.
 	Rules func(ctx context.Context, user id.UserID, r *room.Room) (Rules, error)
