@@ -2,7 +2,10 @@
 package clientapi
 
 import (
+	"context"
 	"log/slog"
+
+	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/room"
@@ -21,6 +24,9 @@ type Deps struct {
 	Logger     *slog.Logger
 
 	UserDataDeps
+
+	// CopyPushRule copies a user's push rule for a room to the room that replaces it; nil: there are no push rules.
+	CopyPushRule func(ctx context.Context, user id.UserID, from, to id.RoomID) error
 }
 
 // API holds the handlers.
@@ -48,6 +54,16 @@ func (a *API) Routes() []web.Route {
 		a.filterRoutes(),
 		a.voipRoutes(),
 		a.thirdPartyRoutes(),
+		a.createRoomRoutes(),
+		a.membershipRoutes(),
+		a.stateRoutes(),
+		a.sendRoutes(),
+		a.timelineRoutes(),
+		a.aliasRoutes(),
+		a.directoryRoutes(),
+		a.summaryRoutes(),
+		a.peekRoutes(),
+		a.reportRoutes(),
 	} {
 		all = append(all, t...)
 	}

@@ -108,7 +108,7 @@ func (e *Event) AppendClient(dst []byte, v *Viewer) []byte {
 			dst = append(dst, ',')
 		}
 	}
-	if v.Bundle != nil && e.RedactedBy == 0 {
+	if v.Bundle != nil {
 		if rel := v.Bundle(e); rel != nil {
 			dst = append(dst, `"m.relations":`...)
 			dst = append(dst, rel...)
