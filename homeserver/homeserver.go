@@ -69,7 +69,6 @@ func (s *Server) build(ctx context.Context) error {
 	if s.pages, err = newPages(); err != nil {
 		return err
 	}
-	s.accounts = account.New(account.Deps{Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Config: s.cfg.AccountConfig()})
 	if err := s.buildParts(); err != nil {
 		return err
 	}
@@ -160,7 +159,12 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // stop tells long polls to answer at once.
-func (s *Server) stop() { s.stopOnce.Do(func() { close(s.stopping) }) }
+func (s *Server) stop() {
+	s.stopOnce.Do(func() {
+		close(s.stopping)
+		s.sync.Drain()
+	})
+}
 
 // Close lets go of addresses and database. Run does so itself; Close is for a Server that is not run.
 func (s *Server) Close() error {

@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 
-	"github.com/tidwall/gjson"
 	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/clientapi"
-	"github.com/moothall/moothall/homeserver/event"
+	"github.com/moothall/moothall/homeserver/clientsync"
+	"github.com/moothall/moothall/homeserver/media"
 	"github.com/moothall/moothall/homeserver/push"
 	"github.com/moothall/moothall/homeserver/room"
 	"github.com/moothall/moothall/homeserver/store"
@@ -21,9 +23,14 @@ import (
 
 // parts are the features that stand on rooms and accounts.
 type parts struct {
-	rooms  *room.Rooms
-	client *clientapi.API
-	push   *push.Push
+	rooms    *room.Rooms
+	keys     *account.Keys
+	data     *account.Data
+	profiles *account.Profiles
+	client   *clientapi.API
+	sync     *clientsync.Sync
+	push     *push.Push
+	media    *media.Media
 }
 
 // buildParts builds the features and hands each what it needs of the others.
@@ -31,112 +38,72 @@ func (s *Server) buildParts() error {
 	s.rooms = room.New(room.Deps{
 		Store: s.store, ServerName: s.cfg.ServerName, Key: s.key, Logger: s.log, Features: pushFeatures,
 	})
+	s.keys = account.NewKeys(account.KeysDeps{Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log})
+	s.data = account.NewData(account.DataDeps{Store: s.store})
+	s.profiles = account.NewProfiles(account.ProfilesDeps{
+		Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Propagate: s.rooms.SetProfile,
+	})
+	s.accounts = account.New(account.Deps{
+		Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Config: s.cfg.AccountConfig(),
+		OnDeviceDeleted: []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted},
+		LeaveAllRooms:   s.rooms.LeaveAll,
+	})
 	outside, err := s.cfg.outsideClient()
 	if err != nil {
 		return err
 	}
-	gateways, err := push.NewClient(outside)
+	outgoing, err := push.NewClient(outside)
 	if err != nil {
 		return err
 	}
 	s.push = push.New(push.Deps{
-		Store: s.store, Log: s.log, Client: gateways, Config: push.Config{AllowHTTP: s.cfg.Push.AllowPrivateAddresses},
+		Store: s.store, Log: s.log, Client: outgoing, Config: push.Config{AllowHTTP: s.cfg.Push.AllowPrivateAddresses},
 		Event: s.pushEvent, RoomUsers: s.pushRoomUsers, Room: s.pushRoom,
+		Unread: s.pushUnread, ReceiptUsers: s.receiptUsers, Ignores: s.ignores,
+	})
+	s.sync = clientsync.New(clientsync.Deps{
+		Store: s.store, Rooms: s.rooms, Data: s.data, Keys: s.keys, Logger: s.log,
+		Rules: s.syncRules, PushRules: s.pushRules, Thread: threadOf, Bundle: s.bundle, SessionEnded: s.sessionEnded,
+	})
+	blobs, err := media.OpenLocal(s.cfg.MediaDir())
+	if err != nil {
+		return err
+	}
+	s.media = media.New(media.Deps{
+		Store: s.store, Log: s.log, Blobs: blobs, ServerName: s.cfg.ServerName, Client: outgoing, Config: s.cfg.MediaConfig(),
 	})
 	s.client = clientapi.New(clientapi.Deps{
-		ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Store: s.store, Accounts: s.accounts, Rooms: s.rooms, Logger: s.log,
+		ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Store: s.store, Accounts: s.accounts, Rooms: s.rooms,
+		Limits: s.cfg.Limiter(), Logger: s.log,
+		UserDataDeps: clientapi.UserDataDeps{
+			Keys: s.keys, Data: s.data, Profiles: s.profiles, ParseSyncToken: clientsync.ParsePosition, PushRules: s.pushRules,
+			Turn: clientapi.TurnConfig{URIs: s.cfg.TURN.URIs, SharedSecret: string(s.cfg.TURN.SharedSecret), Lifetime: s.cfg.TURN.TTL.Std()},
+		},
 	})
 	return nil
 }
 
 // partRoutes are the tables of the features.
 func (s *Server) partRoutes() [][]web.Route {
-	return [][]web.Route{s.client.Routes(), s.push.Routes()}
+	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes()}
 }
 
 // listenersOfLog are the parts that follow the log in this process, rooms first: whoever is woken later finds them up to date.
 func (s *Server) listenersOfLog() []store.Listener {
-	return []store.Listener{s.rooms.Listener(), s.accounts.Listener(), s.push.Listener()}
+	return []store.Listener{
+		s.rooms.Listener(), s.accounts.Listener(), s.keys.Listener(), s.data.Listener(), s.push.Listener(), s.sync.Listener(),
+	}
 }
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	g.Go(func() error { return s.rooms.Run(ctx) })
-	g.Go(func() error { return s.push.Run(ctx) })
-}
-
-// pushFeatures computes the compact features that are stored with an event.
-func pushFeatures(evType string, stateKey *string, content []byte, parent func(eventID string) []byte) []byte {
-	f := push.FeaturesOf(evType, stateKey, content, func(eventID string) string {
-		p, err := push.ParseFeatures(parent(eventID))
-		if err != nil {
-			return ""
-		}
-		return p.Thread
-	})
-	return f.AppendBinary(nil)
-}
-
-// pushEvent is an event as push rules look at it; nil where nobody is to hear of it.
-func (s *Server) pushEvent(ctx context.Context, _, nid int64) (*push.EventView, error) {
-	evs, err := s.rooms.EventsByNID(ctx, []int64{nid})
-	if err != nil || len(evs) == 0 || evs[0].Status != store.StatusAccepted || evs[0].RedactedBy != 0 {
-		return nil, err
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run} {
+		g.Go(func() error { return run(ctx) })
 	}
-	return pushView(evs[0].PDU), nil
 }
 
-func pushView(p *event.Event) *push.EventView {
-	v := &push.EventView{ID: string(p.ID()), RoomID: string(p.RoomID()), Type: p.Type(), Sender: string(p.Sender()), Content: p.Content(), OriginServerTS: p.OriginServerTS()}
-	if k, ok := p.StateKey(); ok {
-		v.StateKey = &k
-	}
-	return v
-}
-
-func (s *Server) pushRoomUsers(ctx context.Context, nid int64) ([]id.UserID, error) {
-	r, err := s.rooms.RoomByNID(ctx, nid)
-	if err != nil {
-		return nil, err
-	}
-	var local []id.UserID
-	for _, u := range r.Joined() {
-		if u.Homeserver() == s.cfg.ServerName {
-			local = append(local, u)
-		}
-	}
-	return local, nil
-}
-
-// pushRoom is a room's state as notifications need it.
-func (s *Server) pushRoom(ctx context.Context, nid int64) (push.RoomView, error) {
-	r, err := s.rooms.RoomByNID(ctx, nid)
-	if err != nil {
-		return nil, err
-	}
-	return roomView{ctx, r}, nil
-}
-
-// roomView lives as long as one evaluation, which alone is why it holds a context.
-type roomView struct {
-	ctx context.Context
-	r   *room.Room
-}
-
-func (v roomView) RoomID() id.RoomID                  { return v.r.ID() }
-func (v roomView) MemberCount() int64                 { return int64(v.r.JoinedCount()) }
-func (v roomView) Name() string                       { return v.r.Name() }
-func (v roomView) Alias() string                      { return v.r.CanonicalAlias() }
-func (v roomView) PowerLevel(u id.UserID) int64       { return v.r.PowerLevels().User(u) }
-func (v roomView) NotificationLevel(key string) int64 { return v.r.PowerLevels().Notification(key) }
-
-func (v roomView) DisplayName(u id.UserID) string {
-	e, err := v.r.MemberEvent(v.ctx, u)
-	if err != nil || e == nil {
-		return "" // without a name, rules on it do not match
-	}
-	return gjson.GetBytes(e.PDU.Content(), "displayname").Str
-}
+// onBroadcast takes what processes tell each other beside the log.
+func (s *Server) onBroadcast(topic, payload string) { s.sync.OnBroadcast(topic, payload) }
 
 // outsideClient says how requests leave for addresses that users choose.
 func (c *Config) outsideClient() (push.ClientConfig, error) {
@@ -161,5 +128,10 @@ func (c *Config) outsideClient() (push.ClientConfig, error) {
 	return out, nil
 }
 
-// onBroadcast takes what other processes broadcast to the part it is for.
-func (s *Server) onBroadcast(topic, payload string) {}
+// MediaDir is the folder of the content repository.
+func (c *Config) MediaDir() string {
+	if c.Media.Path != "" {
+		return c.Media.Path
+	}
+	return filepath.Join(c.DataDir, "media")
+}

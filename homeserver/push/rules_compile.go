@@ -38,6 +38,14 @@ func (a Actions) RuleID() string {
 	return a.rule.ID
 }
 
+// JSON renders the actions of the rule that matched as an array, as GET /notifications gives them.
+func (a Actions) JSON() ([]byte, error) {
+	if a.rule == nil {
+		return []byte("[]"), nil
+	}
+	return json.Marshal(a.rule.Actions)
+}
+
 // Tweaks renders the tweaks as the JSON object that push gateways get.
 func (a Actions) Tweaks() ([]byte, error) {
 	m := map[string]jsontext.Value{}
