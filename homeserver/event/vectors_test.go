@@ -127,3 +127,41 @@ func TestCanonicalJSON(t *testing.T) {
 		}
 	}
 }
+
+// The signature covers neither unsigned nor other signatures, and both stay.
+func TestSignJSONKeepsTheRest(t *testing.T) {
+	key := testKey(t)
+	signed, err := SignJSON([]byte(`{"two":"Two","unsigned":{"age":1},"signatures":{"other":{"ed25519:x":"abc"},"domain":{"ed25519:0":"def"}},"one":1}`), "domain", key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const sig = "KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw"
+	if want := `{"one":1,"signatures":{"domain":{"ed25519:0":"def","ed25519:1":"` + sig + `"},"other":{"ed25519:x":"abc"}},"two":"Two","unsigned":{"age":1}}`; string(signed) != want {
+		t.Errorf("got  %s\nwant %s", signed, want)
+	}
+	if err := VerifyJSON(signed, "domain", key.KeyID, key.public()); err != nil {
+		t.Error(err)
+	}
+	for name, obj := range map[string]string{
+		"tampered":     replaceOnce(string(signed), `"one":1`, `"one":2`),
+		"unsigned":     `{"one":1,"two":"Two"}`,
+		"not base64":   `{"one":1,"two":"Two","signatures":{"domain":{"ed25519:1":"!"}}}`,
+		"not a string": `{"one":1,"two":"Two","signatures":{"domain":{"ed25519:1":1}}}`,
+		"not objects":  `{"one":1,"two":"Two","signatures":{"domain":[]}}`,
+	} {
+		if err := VerifyJSON([]byte(obj), "domain", key.KeyID, key.public()); !mxerr.Is(err, "M_FORBIDDEN") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := VerifyJSON(signed, "domain", key.KeyID, key.public()[:31]); !mxerr.Is(err, "M_FORBIDDEN") {
+		t.Errorf("short key: %v", err)
+	}
+	for _, obj := range []string{`{"signatures":[]}`, `{"signatures":{"domain":1}}`, `[]`} {
+		if _, err := SignJSON([]byte(obj), "domain", key); !mxerr.Is(err, "M_BAD_JSON") {
+			t.Errorf("SignJSON(%s): %v", obj, err)
+		}
+	}
+	if _, err := SignJSON([]byte(`{}`), "domain", SigningKey{KeyID: "rsa:1"}); err == nil {
+		t.Error("a key of another kind was taken")
+	}
+}
