@@ -116,8 +116,7 @@ type KeyUpload struct {
 }
 
 // Upload publishes keys of a device and returns the number of its unclaimed one-time keys by algorithm. Errors:
-// M_BAD_JSON, M_INVALID_PARAM, M_INVALID_SIGNATURE, M_FORBIDDEN for a device that is named like a cross-signing key,
-// M_UNKNOWN for another one-time key of an id that is there already.
+// M_BAD_JSON, M_INVALID_PARAM, M_INVALID_SIGNATURE, M_UNKNOWN for another one-time key of an id that is there already.
 // Spec: client-server API, "Uploading keys".
 func (k *Keys) Upload(ctx context.Context, user id.UserID, device id.DeviceID, up KeyUpload) (map[string]int, error) {
 	if device == "" {
@@ -273,12 +272,6 @@ func checkDeviceKeys(user id.UserID, device id.DeviceID, raw []byte) ([]byte, er
 func putDeviceKeys(tx *store.Tx, user id.UserID, device id.DeviceID, identity []byte) (bool, error) {
 	if identity == nil {
 		return false, nil
-	}
-	// Spec: "servers must ensure that device IDs will not collide with cross-signing public keys".
-	if taken, err := tx.IsCrossSigningKey(user, string(device)); err != nil {
-		return false, err
-	} else if taken {
-		return false, mxerr.Forbidden("the device id is one of your cross-signing keys; sign in with another one")
 	}
 	old, err := tx.DeviceKeysOf(user, device)
 	if err != nil || bytes.Equal(old, identity) {
