@@ -230,3 +230,6 @@ func Version() string {
 	}
 	return version + " " + info.GoVersion
 }
+
+// Routes lists every route that clients can reach.
+func (s *Server) Routes() []web.Route { return s.mux.Routes() }
