@@ -25,7 +25,8 @@ import (
 type Spec struct {
 	routes     map[int][]*specRoute // by number of path segments, the most literal first
 	operations []Operation
-	stdError   string // location of the standard error schema
+	requests   map[string]Request // by operation id
+	stdError   string             // location of the standard error schema
 
 	mu       sync.Mutex // guards what follows: schemas are compiled when first needed
 	compiler *jsonschema.Compiler
@@ -143,6 +144,7 @@ func readSpec(dir string) (*Spec, error) {
 	}
 	s := &Spec{
 		routes:   make(map[int][]*specRoute),
+		requests: make(map[string]Request),
 		schemas:  make(map[string]*compiledSchema),
 		stdError: fileURL(filepath.Join(folder, "definitions", "errors", "error.yaml")),
 		compiler: jsonschema.NewCompiler(),
@@ -164,7 +166,7 @@ func readSpec(dir string) (*Spec, error) {
 		slices.SortFunc(routes, moreLiteral)
 	}
 	slices.SortFunc(s.operations, func(a, b Operation) int {
-		return strings.Compare(a.Path+" "+a.Method, b.Path+" "+b.Method)
+		return strings.Compare(a.Path+" "+a.Method+" "+a.OperationID, b.Path+" "+b.Method+" "+b.OperationID)
 	})
 	return s, nil
 }
@@ -177,10 +179,11 @@ func (s *Spec) addFile(file string, doc *openapi3.T) error {
 	for path, item := range doc.Paths.Map() {
 		for method, op := range item.Operations() {
 			r := &specRoute{
-				Operation: Operation{Method: method, Path: base + path, File: filepath.Base(file), OperationID: op.OperationID},
+				// Two operations of one path are told apart by a space behind it.
+				Operation: Operation{Method: method, Path: base + strings.TrimSpace(path), File: filepath.Base(file), OperationID: op.OperationID},
 				responses: make(map[int]specResponse),
 			}
-			r.segments = strings.Split(r.Path, "/")
+			r.segments = strings.Split(base+path, "/")
 			for code, ref := range op.Responses.Map() {
 				status, err := strconv.Atoi(code)
 				if err != nil {
@@ -190,6 +193,7 @@ func (s *Spec) addFile(file string, doc *openapi3.T) error {
 			}
 			s.routes[len(r.segments)] = append(s.routes[len(r.segments)], r)
 			s.operations = append(s.operations, r.Operation)
+			s.requests[op.OperationID] = requestOf(item, op)
 		}
 	}
 	return nil
