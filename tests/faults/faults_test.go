@@ -1,0 +1,154 @@
+// Package faults_test starts the real program as processes of its own and breaks things: processes are killed, frozen and
+// drained, PostgreSQL is stopped, disks fill up, backups bring an earlier time back. After each fault it reads everything
+// back through the client API: what was acknowledged is there, once, in one order.
+package faults_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/moothall/moothall/homeserver/store/storetest"
+)
+
+const (
+	enableEnv = "MOOTHALL_FAULT_TESTS" // set by scripts/test: these tests take minutes and need the machine
+	roundsEnv = "FAULT_ROUNDS"         // how often a process is killed; 5 if it is not set
+	seedEnv   = "FAULT_SEED"           // repeats the random moments of a run
+)
+
+// needFaults leaves the test out where nobody asked for it; in CI that is a failure.
+func needFaults(t *testing.T) {
+	t.Helper()
+	if os.Getenv(enableEnv) != "" {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatalf("%s is not set: run these tests by ./scripts/test", enableEnv)
+	}
+	t.Skipf("%s is not set: ./scripts/test runs these tests", enableEnv)
+}
+
+// eachDatabase runs fn on SQLite (no URL) and on PostgreSQL.
+func eachDatabase(t *testing.T, fn func(t *testing.T, databaseURL string)) {
+	t.Helper()
+	needFaults(t)
+	t.Run("sqlite", func(t *testing.T) { fn(t, "") })
+	t.Run("postgres", func(t *testing.T) { fn(t, storetest.Postgres(t)) })
+}
+
+// build makes the program once for all tests of the package.
+var build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "moothall-faults")
+	if err != nil {
+		return "", err
+	}
+	// a server that runs as another user must get at it
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // a program is no secret
+		return "", err
+	}
+	path := filepath.Join(dir, "moothall")
+	cmd := exec.Command("go", "build", "-o", path, "github.com/moothall/moothall/cmd/moothall")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", errors.Join(fmt.Errorf("build the server: %w\n%s", err, out), os.RemoveAll(dir))
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if os.Getenv(enableEnv) != "" {
+		if path, err := build(); err == nil {
+			_ = os.RemoveAll(filepath.Dir(path))
+		}
+	}
+	os.Exit(code)
+}
+
+func binary(t testing.TB) string {
+	t.Helper()
+	path, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// rounds is how often a test repeats its fault.
+func rounds(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv(roundsEnv)
+	if text == "" {
+		return 5
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("%s must be a number of rounds, not %q", roundsEnv, text)
+	}
+	return n
+}
+
+// moments draws the random moments of a test; the seed is printed and can be given again.
+func moments(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv(seedEnv); text != "" {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", seedEnv, err)
+		}
+		seed = n
+	}
+	t.Logf("%s=%d", seedEnv, seed)
+	return rand.New(rand.NewPCG(seed, 1))
+}
+
+// between draws a duration.
+func between(r *rand.Rand, low, high time.Duration) time.Duration {
+	return low + time.Duration(r.Int64N(int64(high-low)))
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// withoutSettings is the environment without variables that would be settings of the server.
+func withoutSettings() []string {
+	var out []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "MOOTHALL_") {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// eventually waits until ok holds.
+func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); ; {
+		if ok() {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("after %s: %s", limit, what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
