@@ -64,6 +64,10 @@ func TestSpecCheck(t *testing.T) {
 
 		{"interactive auth", "POST", v3 + "/delete_devices", 401, "application/json", `{"flows":[{"stages":["m.login.password"]}],"session":"s"}`, ""},
 		{"interactive auth, token missing", "POST", v3 + "/delete_devices", 401, "application/json", `{"errcode":"M_MISSING_TOKEN","error":"x"}`, ""},
+		{"interactive auth that is not listed", "POST", v3 + "/keys/device_signing/upload", 401, "application/json", `{"flows":[{"stages":["m.login.password"]}],"session":"s"}`, ""},
+		{"interactive auth that is not listed, no flows", "POST", v3 + "/keys/device_signing/upload", 401, "application/json", `{"session":"s"}`, "errcode"},
+		{"no TURN server", "GET", v3 + "/voip/turnServer", 200, "application/json", `{}`, ""},
+		{"half a TURN server", "GET", v3 + "/voip/turnServer", 200, "application/json", `{"uris":[]}`, "username"},
 		{"interactive auth, no stages", "POST", v3 + "/delete_devices", 401, "application/json", `{"flows":[{}],"session":"s"}`, "stages"},
 
 		{"state content", "GET", v3 + "/rooms/!a:b/state/m.room.name/", 200, "application/json", `{"name":"x"}`, ""},
