@@ -173,7 +173,7 @@ func (a *Accounts) loadSession(ctx context.Context, h store.TokenHash) (*cachedS
 		expires:  row.Expires,
 		locked:   u.Locked,
 	}
-	if !s.locked { // what is denied is read anew each time: another process may have unlocked it
+	if !s.locked && !u.Suspended { // what is denied is read anew each time: another process may have lifted it
 		a.cache.put(h, s, pos)
 	}
 	return s, nil

@@ -15,9 +15,9 @@ func (a *API) accountDataRoutes() []web.Route {
 		room   = " /_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}"
 	)
 	return []web.Route{
-		{Pattern: "PUT" + global, Auth: web.User, Rate: web.RateSend, Handler: a.setAccountData},
+		{Pattern: "PUT" + global, Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: a.setAccountData},
 		{Pattern: "GET" + global, Auth: web.User, Rate: web.RateRead, Handler: a.accountData},
-		{Pattern: "PUT" + room, Auth: web.User, Rate: web.RateSend, Handler: a.setAccountData},
+		{Pattern: "PUT" + room, Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: a.setAccountData},
 		{Pattern: "GET" + room, Auth: web.User, Rate: web.RateRead, Handler: a.accountData},
 	}
 }

@@ -11,8 +11,8 @@ import (
 func (a *API) accountRoutes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET /_matrix/client/v3/account/whoami", Auth: web.User, Rate: web.RateRead, Handler: a.whoami},
-		{Pattern: "POST /_matrix/client/v3/account/password", Auth: web.NoGuest, Rate: web.RateSend, Handler: a.changePassword},
-		{Pattern: "POST /_matrix/client/v3/account/deactivate", Auth: web.User, Rate: web.RateSend, Handler: a.deactivate},
+		{Pattern: "POST /_matrix/client/v3/account/password", Auth: web.NoGuest, AllowSuspended: true, Rate: web.RateSend, Handler: a.changePassword},
+		{Pattern: "POST /_matrix/client/v3/account/deactivate", Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: a.deactivate},
 		{Pattern: "GET /_matrix/client/v3/account/3pid", Auth: web.NoGuest, Rate: web.RateRead, Handler: a.threepids},
 	}
 }

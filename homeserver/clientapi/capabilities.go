@@ -34,7 +34,7 @@ func (a *API) capabilities(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	mine := enabled{!who.Guest}
-	return web.WriteJSON(w, map[string]any{"capabilities": map[string]any{
+	all := map[string]any{
 		"m.change_password": mine,
 		"m.room_versions":   roomVersions{event.DefaultVersion, available},
 		"m.set_displayname": mine,
@@ -42,5 +42,9 @@ func (a *API) capabilities(w http.ResponseWriter, r *http.Request) error {
 		"m.profile_fields":  mine,
 		"m.3pid_changes":    enabled{false},
 		"m.get_login_token": enabled{a.Accounts.Config.Sessions.LoginTokens && !who.Guest},
-	}})
+	}
+	if who.Admin {
+		all["m.account_moderation"] = map[string]bool{"lock": true, "suspend": true} // left out where both are false
+	}
+	return web.WriteJSON(w, map[string]any{"capabilities": all})
 }

@@ -12,11 +12,11 @@ import (
 
 func (a *API) crossSigningRoutes() []web.Route {
 	return []web.Route{
-		{Pattern: "POST /_matrix/client/v3/keys/device_signing/upload", Auth: web.User, Rate: web.RateSend, Handler: a.uploadCrossSigning},
-		{Pattern: "POST /_matrix/client/v3/keys/signatures/upload", Auth: web.User, Rate: web.RateRead, Handler: a.uploadSignatures},
+		{Pattern: "POST /_matrix/client/v3/keys/device_signing/upload", Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: a.uploadCrossSigning},
+		{Pattern: "POST /_matrix/client/v3/keys/signatures/upload", Auth: web.User, AllowSuspended: true, Rate: web.RateRead, Handler: a.uploadSignatures},
 		// matrix-js-sdk still calls these by the paths of the time before they were in the specification.
-		{Pattern: "POST /_matrix/client/unstable/keys/device_signing/upload", Auth: web.User, Rate: web.RateSend, Handler: a.uploadCrossSigning},
-		{Pattern: "POST /_matrix/client/unstable/keys/signatures/upload", Auth: web.User, Rate: web.RateRead, Handler: a.uploadSignatures},
+		{Pattern: "POST /_matrix/client/unstable/keys/device_signing/upload", Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: a.uploadCrossSigning},
+		{Pattern: "POST /_matrix/client/unstable/keys/signatures/upload", Auth: web.User, AllowSuspended: true, Rate: web.RateRead, Handler: a.uploadSignatures},
 	}
 }
 

@@ -18,8 +18,8 @@ func (a *API) deviceRoutes() []web.Route {
 		{Pattern: "GET /_matrix/client/v3/devices", Auth: web.User, Rate: web.RateRead, Handler: a.devices},
 		{Pattern: "GET /_matrix/client/v3/devices/{deviceId}", Auth: web.User, Rate: web.RateRead, Handler: a.device},
 		{Pattern: "PUT /_matrix/client/v3/devices/{deviceId}", Auth: web.User, Rate: web.RateSend, Handler: a.renameDevice},
-		{Pattern: "DELETE /_matrix/client/v3/devices/{deviceId}", Auth: web.User, Rate: web.RateSend, Handler: a.deleteDevice},
-		{Pattern: "POST /_matrix/client/v3/delete_devices", Auth: web.User, Rate: web.RateSend, Handler: a.deleteDevices},
+		{Pattern: "DELETE /_matrix/client/v3/devices/{deviceId}", Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: a.deleteDevice},
+		{Pattern: "POST /_matrix/client/v3/delete_devices", Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: a.deleteDevices},
 	}
 }
 

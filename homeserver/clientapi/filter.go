@@ -8,7 +8,7 @@ import (
 
 func (a *API) filterRoutes() []web.Route {
 	return []web.Route{
-		{Pattern: "POST /_matrix/client/v3/user/{userId}/filter", Auth: web.User, Rate: web.RateSend, Handler: a.createFilter},
+		{Pattern: "POST /_matrix/client/v3/user/{userId}/filter", Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: a.createFilter},
 		{Pattern: "GET /_matrix/client/v3/user/{userId}/filter/{filterId}", Auth: web.User, Rate: web.RateRead, Handler: a.filter},
 	}
 }

@@ -37,7 +37,7 @@ func (a *API) keyBackupRoutes() []web.Route {
 		{Pattern: "DELETE" + keys + "/{roomId}/{sessionId}", Handler: a.deleteBackupKeys},
 	}
 	for i := range routes {
-		routes[i].Auth, routes[i].Rate = web.User, web.RateRead
+		routes[i].Auth, routes[i].Rate, routes[i].AllowSuspended = web.User, web.RateRead, true
 	}
 	return routes
 }

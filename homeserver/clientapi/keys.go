@@ -15,9 +15,9 @@ import (
 // of reads, also where they write.
 func (a *API) keyRoutes() []web.Route {
 	return []web.Route{
-		{Pattern: "POST /_matrix/client/v3/keys/upload", Auth: web.User, Rate: web.RateRead, Handler: a.uploadKeys},
-		{Pattern: "POST /_matrix/client/v3/keys/query", Auth: web.User, Rate: web.RateRead, Handler: a.queryKeys},
-		{Pattern: "POST /_matrix/client/v3/keys/claim", Auth: web.User, Rate: web.RateRead, Handler: a.claimKeys},
+		{Pattern: "POST /_matrix/client/v3/keys/upload", Auth: web.User, AllowSuspended: true, Rate: web.RateRead, Handler: a.uploadKeys},
+		{Pattern: "POST /_matrix/client/v3/keys/query", Auth: web.User, AllowSuspended: true, Rate: web.RateRead, Handler: a.queryKeys},
+		{Pattern: "POST /_matrix/client/v3/keys/claim", Auth: web.User, AllowSuspended: true, Rate: web.RateRead, Handler: a.claimKeys},
 		{Pattern: "GET /_matrix/client/v3/keys/changes", Auth: web.User, Rate: web.RateRead, Handler: a.keyChanges},
 	}
 }

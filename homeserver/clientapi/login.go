@@ -20,10 +20,10 @@ func (a *API) loginRoutes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET /_matrix/client/v3/login", Auth: web.Public, Rate: web.RateRead, Handler: a.loginFlows},
 		{Pattern: "POST /_matrix/client/v3/login", Auth: web.Public, Rate: web.RateLogin, Handler: a.login},
-		{Pattern: "POST /_matrix/client/v1/login/get_token", Auth: web.NoGuest, Rate: web.RateLogin, Handler: a.getLoginToken},
+		{Pattern: "POST /_matrix/client/v1/login/get_token", Auth: web.NoGuest, AllowSuspended: true, Rate: web.RateLogin, Handler: a.getLoginToken},
 		{Pattern: "POST /_matrix/client/v3/refresh", Auth: web.Public, Rate: web.RateRead, Handler: a.refresh},
-		{Pattern: "POST /_matrix/client/v3/logout", Auth: web.User, Rate: web.RateNone, Handler: a.logout},
-		{Pattern: "POST /_matrix/client/v3/logout/all", Auth: web.User, Rate: web.RateNone, Handler: a.logoutAll},
+		{Pattern: "POST /_matrix/client/v3/logout", Auth: web.User, AllowSuspended: true, Rate: web.RateNone, Handler: a.logout},
+		{Pattern: "POST /_matrix/client/v3/logout/all", Auth: web.User, AllowSuspended: true, Rate: web.RateNone, Handler: a.logoutAll},
 	}
 }
 

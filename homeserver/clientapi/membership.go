@@ -26,8 +26,8 @@ func (a *API) membershipRoutes() []web.Route {
 		{Pattern: "POST /_matrix/client/v3/knock/{roomIdOrAlias}", Auth: web.NoGuest, Rate: web.RateJoin, Handler: a.knock},
 		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/join", Auth: web.User, Rate: web.RateJoin, Handler: a.joinByID},
 		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/invite", Auth: web.NoGuest, Rate: web.RateInvite, Handler: a.invite},
-		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/leave", Auth: web.User, Rate: web.RateJoin, Handler: a.leave},
-		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/forget", Auth: web.NoGuest, Rate: web.RateJoin, Handler: a.forget},
+		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/leave", Auth: web.User, AllowSuspended: true, Rate: web.RateJoin, Handler: a.leave},
+		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/forget", Auth: web.NoGuest, AllowSuspended: true, Rate: web.RateJoin, Handler: a.forget},
 		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/kick", Auth: web.NoGuest, Rate: web.RateSend, Handler: a.kick},
 		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/ban", Auth: web.NoGuest, Rate: web.RateSend, Handler: a.ban},
 		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/unban", Auth: web.NoGuest, Rate: web.RateSend, Handler: a.unban},
@@ -146,7 +146,10 @@ func (a *API) join(ctx context.Context, rm *room.Room, who *web.Identity, req jo
 		return err
 	}
 	var drafts []room.Draft
-	invited := rm.Membership(who.UserID) == room.MembershipInvite
+	invited, err := a.invitedTo(ctx, rm, who.UserID)
+	if err != nil {
+		return err
+	}
 	if req.ThirdPartySigned != nil && !invited {
 		d, err := a.exchangeInvite(ctx, who, req.ThirdPartySigned)
 		if err != nil {
@@ -157,7 +160,6 @@ func (a *API) join(ctx context.Context, rm *room.Room, who *web.Identity, req jo
 	}
 	content := memberContent{Membership: "join", Reason: req.Reason}
 	if !invited {
-		var err error
 		if content.AuthorisedVia, err = a.authoriseJoin(ctx, rm, who.UserID); err != nil {
 			return err
 		}
@@ -170,7 +172,18 @@ func (a *API) join(ctx context.Context, rm *room.Room, who *web.Identity, req jo
 	if _, err := a.Rooms.SendAll(ctx, rm.ID(), append(drafts, d)); err != nil {
 		return err
 	}
-	return a.joined(ctx, rm, who.UserID)
+	a.afterJoin(ctx, rm, who.UserID)
+	return nil
+}
+
+// invitedTo tells whether a user has an invitation. Only restricted rooms, which may let in the others too, ask twice;
+// elsewhere the authorisation rules do.
+func (a *API) invitedTo(ctx context.Context, rm *room.Room, user id.UserID) (bool, error) {
+	invited := func() bool { return rm.Membership(user) == room.MembershipInvite }
+	if !restricted(rm) {
+		return invited(), nil
+	}
+	return a.fresh(ctx, invited)
 }
 
 // checkJoin refuses guests where the room does not want them.
@@ -182,9 +195,16 @@ func (a *API) checkJoin(rm *room.Room, who *web.Identity) error {
 	return nil
 }
 
-// joined carries a user's settings over where the room replaces one that the user was in.
+// afterJoin does what is not part of the join itself and so cannot make it fail.
+func (a *API) afterJoin(ctx context.Context, rm *room.Room, user id.UserID) {
+	if err := a.takeSettings(ctx, rm, user); err != nil {
+		a.Logger.Error("settings were not carried over to an upgraded room", "room_id", rm.ID(), "user_id", user, "error", err)
+	}
+}
+
+// takeSettings carries a user's settings over where the room replaces one that the user was in.
 // Spec: client-server API, "Room Upgrades", server behaviour, the last paragraph.
-func (a *API) joined(ctx context.Context, rm *room.Room, user id.UserID) error {
+func (a *API) takeSettings(ctx context.Context, rm *room.Room, user id.UserID) error {
 	create, err := rm.StateEvent(ctx, "m.room.create", "")
 	if err != nil || create == nil {
 		return err
@@ -277,8 +297,9 @@ func (a *API) inAllowedRoom(ctx context.Context, rules *room.Event, user id.User
 		if err != nil {
 			return false, err
 		}
-		if other.Membership(user) == room.MembershipJoin {
-			return true, nil
+		in, err := a.fresh(ctx, func() bool { return other.Membership(user) == room.MembershipJoin })
+		if err != nil || in {
+			return in, err
 		}
 	}
 	return false, nil
@@ -371,10 +392,16 @@ func (a *API) leave(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return hideRoom(err)
 	}
-	switch rm.Membership(who.UserID) {
-	case room.MembershipLeave:
+	in, err := a.fresh(r.Context(), func() bool {
+		m := rm.Membership(who.UserID)
+		return m != room.MembershipLeave && m != room.MembershipNone
+	})
+	switch {
+	case err != nil:
+		return err
+	case !in && rm.Membership(who.UserID) == room.MembershipLeave:
 		return web.WriteJSON(w, struct{}{})
-	case room.MembershipNone:
+	case !in:
 		return notInRoom()
 	}
 	if err := a.sendMember(r.Context(), rm, who, who.UserID, memberContent{Membership: "leave", Reason: req.Reason}); err != nil {
@@ -488,9 +515,14 @@ func (a *API) kick(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	switch rm.Membership(req.UserID) {
-	case room.MembershipJoin, room.MembershipInvite, room.MembershipKnock:
-	default:
+	in, err := a.fresh(r.Context(), func() bool {
+		m := rm.Membership(req.UserID)
+		return m == room.MembershipJoin || m == room.MembershipInvite || m == room.MembershipKnock
+	})
+	if err != nil {
+		return err
+	}
+	if !in {
 		return mxerr.Forbidden(string(req.UserID) + " is not in this room")
 	}
 	return a.changeMember(w, r, rm, req, "leave")
@@ -511,7 +543,11 @@ func (a *API) unban(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if rm.Membership(req.UserID) != room.MembershipBan {
+	banned, err := a.fresh(r.Context(), func() bool { return rm.Membership(req.UserID) == room.MembershipBan })
+	if err != nil {
+		return err
+	}
+	if !banned {
 		return mxerr.New(http.StatusForbidden, "M_BAD_STATE", string(req.UserID)+" is not banned from this room")
 	}
 	return a.changeMember(w, r, rm, req, "leave")

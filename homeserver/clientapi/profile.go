@@ -21,7 +21,7 @@ func (a *API) profileRoutes() []web.Route {
 		{Pattern: "GET" + field, Auth: web.Public, Rate: web.RateRead, Handler: a.profileField},
 		{Pattern: "PUT" + field, Auth: web.User, Rate: web.RateSend, Handler: a.setProfileField},
 		{Pattern: "DELETE" + field, Auth: web.User, Rate: web.RateSend, Handler: a.deleteProfileField},
-		{Pattern: "POST /_matrix/client/v3/user_directory/search", Auth: web.User, Rate: web.RateUserDirectory, Handler: a.searchUsers},
+		{Pattern: "POST /_matrix/client/v3/user_directory/search", Auth: web.User, AllowSuspended: true, Rate: web.RateUserDirectory, Handler: a.searchUsers},
 	}
 }
 
@@ -44,18 +44,9 @@ func (a *API) profileField(w http.ResponseWriter, r *http.Request) error {
 	return web.WriteJSON(w, map[string]jsontext.Value{name: value})
 }
 
-// ownProfile is the user of the path if the requester may change that user's profile.
-func ownProfile(r *http.Request) (id.UserID, error) {
-	user, err := ownPath(r)
-	if err == nil && web.Requester(r).Suspended {
-		err = mxerr.New(http.StatusForbidden, "M_USER_SUSPENDED", "this account is suspended and cannot change its profile")
-	}
-	return user, err
-}
-
 // setProfileField handles PUT /_matrix/client/v3/profile/{userId}/{keyName}.
 func (a *API) setProfileField(w http.ResponseWriter, r *http.Request) error {
-	user, err := ownProfile(r)
+	user, err := ownPath(r)
 	if err != nil {
 		return err
 	}
@@ -79,7 +70,7 @@ func (a *API) setProfileField(w http.ResponseWriter, r *http.Request) error {
 
 // deleteProfileField handles DELETE /_matrix/client/v3/profile/{userId}/{keyName}.
 func (a *API) deleteProfileField(w http.ResponseWriter, r *http.Request) error {
-	user, err := ownProfile(r)
+	user, err := ownPath(r)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func (a *API) directoryRoutes() []web.Route {
 	const list = "/_matrix/client/v3/directory/list/room/{roomId}"
 	return []web.Route{
 		{Pattern: "GET /_matrix/client/v3/publicRooms", Auth: web.User, Rate: web.RateRead, Handler: a.getPublicRooms},
-		{Pattern: "POST /_matrix/client/v3/publicRooms", Auth: web.User, Rate: web.RateRead, Handler: a.queryPublicRooms},
+		{Pattern: "POST /_matrix/client/v3/publicRooms", Auth: web.User, AllowSuspended: true, Rate: web.RateRead, Handler: a.queryPublicRooms},
 		{Pattern: "GET " + list, Auth: web.Public, Rate: web.RateRead, Handler: a.getVisibility},
 		{Pattern: "PUT " + list, Auth: web.NoGuest, Rate: web.RateSend, Handler: a.putVisibility},
 	}
@@ -258,7 +258,11 @@ func (a *API) putVisibility(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	who := web.Requester(r)
-	if !who.Admin && !mayCurate(rm, who.UserID) {
+	allowed, err := a.fresh(ctx, func() bool { return who.Admin || mayCurate(rm, who.UserID) })
+	if err != nil {
+		return err
+	}
+	if !allowed {
 		return mxerr.Forbidden("only those who may set the room's aliases can put it into the directory or take it out")
 	}
 	err = a.changeMeta(ctx, rm.NID(), "published", func(tx *store.Tx) (bool, error) {

@@ -17,9 +17,9 @@ import (
 // Spec: client-server API, "Reporting Content".
 func (a *API) reportRoutes() []web.Route {
 	return []web.Route{
-		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/report", Auth: web.NoGuest, Rate: web.RateSend, Handler: a.reportRoom},
-		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/report/{eventId}", Auth: web.NoGuest, Rate: web.RateSend, Handler: a.reportEvent},
-		{Pattern: "POST /_matrix/client/v3/users/{userId}/report", Auth: web.NoGuest, Rate: web.RateSend, Handler: a.reportUser},
+		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/report", Auth: web.NoGuest, AllowSuspended: true, Rate: web.RateSend, Handler: a.reportRoom},
+		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/report/{eventId}", Auth: web.NoGuest, AllowSuspended: true, Rate: web.RateSend, Handler: a.reportEvent},
+		{Pattern: "POST /_matrix/client/v3/users/{userId}/report", Auth: web.NoGuest, AllowSuspended: true, Rate: web.RateSend, Handler: a.reportUser},
 	}
 }
 
@@ -90,7 +90,7 @@ func (a *API) reportEvent(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	e, err := a.visibleEvent(ctx, &access{room: rm, joined: true}, &room.Reader{Visibility: visibility}, id.EventID(web.PathParam(r, "eventId")))
+	e, err := a.visibleEvent(ctx, &access{room: rm}, &room.Reader{Visibility: visibility}, id.EventID(web.PathParam(r, "eventId")))
 	if err != nil {
 		return err
 	}

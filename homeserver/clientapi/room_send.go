@@ -19,8 +19,8 @@ import (
 // Spec: client-server API, "Sending events to a room", "Redactions".
 func (a *API) sendRoutes() []web.Route {
 	return []web.Route{
-		{Pattern: "PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}", Auth: web.User, Rate: web.RateSend, Handler: a.send},
-		{Pattern: "PUT /_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}", Auth: web.NoGuest, Rate: web.RateSend, Handler: a.redact},
+		{Pattern: "PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}", Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: a.send},
+		{Pattern: "PUT /_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}", Auth: web.NoGuest, AllowSuspended: true, Rate: web.RateSend, Handler: a.redact},
 	}
 }
 
@@ -34,6 +34,9 @@ func (a *API) send(w http.ResponseWriter, r *http.Request) error {
 	}
 	who := web.Requester(r)
 	evType := web.PathParam(r, "eventType")
+	if who.Suspended && evType != typeRedaction {
+		return mxerr.UserSuspended()
+	}
 	d := room.Draft{
 		Type: evType, Content: content, Sender: who.UserID, Device: who.DeviceID,
 		Txn: "send/" + evType + "/" + web.PathParam(r, "txnId"),
@@ -103,7 +106,7 @@ func (a *API) prepareRedaction(ctx context.Context, rm *room.Room, who *web.Iden
 // authorisation rules.
 // Spec: client-server API, PUT /rooms/{roomId}/redact/{eventId}/{txnId}.
 func (a *API) checkRedaction(ctx context.Context, rm *room.Room, who *web.Identity, target id.EventID) error {
-	acc := &access{room: rm, joined: true}
+	acc := &access{room: rm}
 	visibility, err := a.Rooms.Visibility(ctx, rm, who.UserID)
 	if err != nil {
 		return err
@@ -118,8 +121,17 @@ func (a *API) checkRedaction(ctx context.Context, rm *room.Room, who *web.Identi
 	case "m.room.server_acl":
 		return mxerr.Forbidden("server access lists cannot be redacted: send another one")
 	}
-	levels := rm.PowerLevels()
-	if e.PDU.Sender() != who.UserID && levels.User(who.UserID) < levels.Redact() {
+	if e.PDU.Sender() != who.UserID && who.Suspended {
+		return mxerr.UserSuspended()
+	}
+	allowed, err := a.fresh(ctx, func() bool {
+		levels := rm.PowerLevels()
+		return e.PDU.Sender() == who.UserID || levels.User(who.UserID) >= levels.Redact()
+	})
+	if err != nil {
+		return err
+	}
+	if !allowed {
 		return mxerr.Forbidden("you may redact your own events only in this room")
 	}
 	return nil

@@ -12,8 +12,8 @@ func (a *API) tagRoutes() []web.Route {
 	const tags = " /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags"
 	return []web.Route{
 		{Pattern: "GET" + tags, Auth: web.User, Rate: web.RateRead, Handler: a.tags},
-		{Pattern: "PUT" + tags + "/{tag}", Auth: web.User, Rate: web.RateSend, Handler: a.setTag},
-		{Pattern: "DELETE" + tags + "/{tag}", Auth: web.User, Rate: web.RateSend, Handler: a.deleteTag},
+		{Pattern: "PUT" + tags + "/{tag}", Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: a.setTag},
+		{Pattern: "DELETE" + tags + "/{tag}", Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: a.deleteTag},
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // bucket of reads.
 func (a *API) toDeviceRoutes() []web.Route {
 	return []web.Route{
-		{Pattern: "PUT /_matrix/client/v3/sendToDevice/{eventType}/{txnId}", Auth: web.User, Rate: web.RateRead, Handler: a.sendToDevice},
+		{Pattern: "PUT /_matrix/client/v3/sendToDevice/{eventType}/{txnId}", Auth: web.User, AllowSuspended: true, Rate: web.RateRead, Handler: a.sendToDevice},
 	}
 }
 

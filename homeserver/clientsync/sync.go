@@ -114,8 +114,8 @@ func New(d Deps) *Sync {
 func (s *Sync) Routes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET /_matrix/client/v3/sync", Auth: web.User, Rate: web.RateNone, Handler: s.getSync},
-		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}", Auth: web.User, Rate: web.RateNone, Handler: s.postReceipt},
-		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/read_markers", Auth: web.User, Rate: web.RateNone, Handler: s.postReadMarkers},
+		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}", Auth: web.User, AllowSuspended: true, Rate: web.RateNone, Handler: s.postReceipt},
+		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/read_markers", Auth: web.User, AllowSuspended: true, Rate: web.RateNone, Handler: s.postReadMarkers},
 		{Pattern: "PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}", Auth: web.User, Rate: web.RateNone, Handler: s.putTyping},
 		{Pattern: "GET /_matrix/client/v3/presence/{userId}/status", Auth: web.User, Rate: web.RateRead, Handler: s.getPresence},
 		{Pattern: "PUT /_matrix/client/v3/presence/{userId}/status", Auth: web.User, Rate: web.RateRead, Handler: s.putPresence},

@@ -93,6 +93,11 @@ func UnknownToken(msg string, softLogout bool) *Error {
 	return New(http.StatusUnauthorized, "M_UNKNOWN_TOKEN", msg).With("soft_logout", softLogout)
 }
 
+// UserSuspended is 403 M_USER_SUSPENDED.
+func UserSuspended() *Error {
+	return New(http.StatusForbidden, "M_USER_SUSPENDED", "this account is suspended: it can read, but may not do this")
+}
+
 // LimitExceeded is 429 M_LIMIT_EXCEEDED with Retry-After.
 func LimitExceeded(after time.Duration) *Error {
 	e := New(http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "too many requests, try again later")

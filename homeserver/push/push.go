@@ -91,14 +91,14 @@ func (p *Push) Routes() []web.Route {
 		{Pattern: "GET " + rules + "/global", Auth: web.User, Rate: web.RateRead, Handler: p.getGlobal},
 		{Pattern: "GET " + rules + "/global/", Auth: web.User, Rate: web.RateRead, Handler: p.getGlobal},
 		{Pattern: "GET " + rule, Auth: web.User, Rate: web.RateRead, Handler: p.getRule},
-		{Pattern: "PUT " + rule, Auth: web.User, Rate: web.RateSend, Handler: p.putRule},
-		{Pattern: "DELETE " + rule, Auth: web.User, Rate: web.RateSend, Handler: p.deleteRule},
+		{Pattern: "PUT " + rule, Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: p.putRule},
+		{Pattern: "DELETE " + rule, Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: p.deleteRule},
 		{Pattern: "GET " + rule + "/enabled", Auth: web.User, Rate: web.RateRead, Handler: p.getEnabled},
-		{Pattern: "PUT " + rule + "/enabled", Auth: web.User, Rate: web.RateSend, Handler: p.putEnabled},
+		{Pattern: "PUT " + rule + "/enabled", Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: p.putEnabled},
 		{Pattern: "GET " + rule + "/actions", Auth: web.User, Rate: web.RateRead, Handler: p.getActions},
-		{Pattern: "PUT " + rule + "/actions", Auth: web.User, Rate: web.RateSend, Handler: p.putActions},
+		{Pattern: "PUT " + rule + "/actions", Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: p.putActions},
 		{Pattern: "GET /_matrix/client/v3/pushers", Auth: web.User, Rate: web.RateRead, Handler: p.getPushers},
-		{Pattern: "POST /_matrix/client/v3/pushers/set", Auth: web.User, Rate: web.RateSend, Handler: p.setPusher},
+		{Pattern: "POST /_matrix/client/v3/pushers/set", Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: p.setPusher},
 	}
 }
 

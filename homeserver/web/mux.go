@@ -180,6 +180,9 @@ func (m *Mux) handle(q *request, r *http.Request, found *match) error {
 	if err := m.authenticate(q, r, rt.Auth); err != nil {
 		return err
 	}
+	if q.identity != nil && q.identity.Suspended && !rt.AllowSuspended && rt.method != http.MethodGet {
+		return mxerr.UserSuspended()
+	}
 	if rt.Rate != RateNone && m.cfg.Limits != nil {
 		if wait := m.cfg.Limits.allowRequest(rt.Rate, q.identity, q.ip); wait > 0 {
 			return mxerr.LimitExceeded(wait)

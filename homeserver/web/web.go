@@ -41,6 +41,10 @@ type Route struct {
 	Auth    Auth
 	Rate    Rate
 	Handler Handler
+	// AllowSuspended lets users of suspended accounts call a route that changes something; reading (GET) they may anyway.
+	// The handler then looks at Identity.Suspended where not all that it does is allowed.
+	// Spec: client-server API, "Account suspension".
+	AllowSuspended bool
 }
 
 // Identity is who makes the request; the Authenticator makes it.
