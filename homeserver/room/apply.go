@@ -68,7 +68,7 @@ func (rs *Rooms) hydrate(ctx context.Context, entries []store.Entry) error {
 // reload reads an event that a redaction changed in the database; nil where the redaction did not touch it.
 func (rs *Rooms) reload(ctx context.Context, eventID id.EventID, by int64) (*Event, error) {
 	var row *store.Event
-	err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		rows, err := tx.EventsByID([]string{string(eventID)})
 		if len(rows) > 0 {
 			row = rows[0]

@@ -25,7 +25,7 @@ func (rs *Rooms) EventsByNID(ctx context.Context, nids []int64) ([]*Event, error
 	}
 	if len(missing) > 0 {
 		var rows []*store.Event
-		err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+		err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 			var err error
 			rows, err = tx.EventsByNID(missing)
 			return err
@@ -99,7 +99,7 @@ func (rs *Rooms) EventsByID(ctx context.Context, ids []id.EventID) ([]*Event, er
 		list[i] = string(x)
 	}
 	var rows []*store.Event
-	err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		var err error
 		rows, err = tx.EventsByID(list)
 		return err
@@ -168,7 +168,7 @@ func (rs *Rooms) stretch(ctx context.Context, r *Room, from, to int64, back bool
 		return evs, more, nil
 	}
 	var rows []*store.Event
-	err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		var err error
 		if back {
 			bound := to
@@ -254,7 +254,7 @@ func (rs *Rooms) StateAt(ctx context.Context, r *Room, ord int64) (map[event.Sta
 		return r.StateNIDs(), nil
 	}
 	out := map[event.StateKeyTuple]int64{}
-	err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		return tx.StateAt(r.nid, ord, func(t, k string, nid int64) { out[event.StateKeyTuple{Type: t, StateKey: k}] = nid })
 	})
 	return out, err
@@ -284,7 +284,7 @@ func (rs *Rooms) StateAtOne(ctx context.Context, r *Room, ord int64, evType, sta
 		return r.StateEvent(ctx, evType, stateKey)
 	}
 	var nid int64
-	err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		var err error
 		nid, err = tx.StateAtOne(r.nid, ord, evType, stateKey)
 		return err
@@ -317,7 +317,7 @@ func (rs *Rooms) StateChanges(ctx context.Context, r *Room, after, upto int64) (
 		}
 		return out, nil
 	}
-	err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		return tx.StateChanges(r.nid, after, upto, func(t, k string, nid int64) { out[event.StateKeyTuple{Type: t, StateKey: k}] = nid })
 	})
 	return out, err
@@ -330,7 +330,7 @@ func (rs *Rooms) PrevState(ctx context.Context, r *Room, e *Event) (*Event, erro
 		return nil, nil
 	}
 	var nid int64
-	err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		var err error
 		nid, err = tx.StateAtOne(r.nid, e.Ord-1, t.Type, t.StateKey)
 		return err
@@ -355,7 +355,7 @@ type MembershipChange struct {
 // MembershipHistory gives all memberships that a user has had in a room, oldest first.
 func (rs *Rooms) MembershipHistory(ctx context.Context, r *Room, user id.UserID) ([]MembershipChange, error) {
 	var out []MembershipChange
-	err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		return tx.StateHistory(r.nid, "m.room.member", string(user), func(ord, nid int64) {
 			out = append(out, MembershipChange{Ord: ord, NID: nid})
 		})
@@ -421,7 +421,7 @@ func (rs *Rooms) Visibility(ctx context.Context, r *Room, user id.UserID) (*Visi
 		return nil, err
 	}
 	var nids []int64
-	err = rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err = rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		return tx.StateHistory(r.nid, "m.room.history_visibility", "", func(ord, nid int64) {
 			v.rules = append(v.rules, visibilityRule{ord: ord})
 			nids = append(nids, nid)
@@ -474,7 +474,7 @@ func (rs *Rooms) singleVisibility(ctx context.Context, r *Room) (bool, error) {
 		return known == 1, nil
 	}
 	n := 0
-	err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		return tx.StateHistory(r.nid, "m.room.history_visibility", "", func(int64, int64) { n++ })
 	})
 	if err != nil {

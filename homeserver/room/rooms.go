@@ -143,7 +143,7 @@ func (rs *Rooms) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	if r == nil {
 		var row store.Room
 		var ok bool
-		err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+		err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 			var err error
 			row, ok, err = tx.RoomByID(string(roomID))
 			return err
@@ -166,7 +166,7 @@ func (rs *Rooms) RoomByNID(ctx context.Context, nid int64) (*Room, error) {
 	rs.mu.RUnlock()
 	if r == nil {
 		var rows []store.Room
-		err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+		err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 			var err error
 			rows, err = tx.RoomsByNID([]int64{nid})
 			return err

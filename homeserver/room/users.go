@@ -149,7 +149,7 @@ func (rs *Rooms) loadUser(ctx context.Context, u *User, a *activeUser) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
 	defer cancel()
 	var rows []store.UserRoom
-	err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		var err error
 		rows, err = tx.UserRooms(string(u.ID))
 		return err
@@ -278,7 +278,7 @@ func (rs *Rooms) SharesRoom(ctx context.Context, a, b id.UserID) (bool, error) {
 		return true, nil
 	}
 	var n int64
-	err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		_, err := tx.Get([]any{&n}, `SELECT count(*) FROM (SELECT 1 AS one FROM memberships x JOIN memberships y ON y.room = x.room AND y.usr = $2 AND y.membership = 2
 			WHERE x.usr = $1 AND x.membership = 2 LIMIT 1) s`, a, b)
 		return err

@@ -188,7 +188,7 @@ func (s *Store) WaitApplied(ctx context.Context, pos int64) error {
 // CatchUp reads the head from the database and waits until this process has applied it.
 func (s *Store) CatchUp(ctx context.Context) error {
 	var head int64
-	err := s.Read(ctx, func(tx *Tx) error {
+	err := s.ReadOne(ctx, func(tx *Tx) error {
 		_, err := tx.Get([]any{&head}, `SELECT pos FROM log_head WHERE id = 1`)
 		return err
 	})
@@ -330,14 +330,18 @@ func (s *Store) tailOnce(ctx context.Context, listeners []Listener) (int, error)
 		from := s.Applied()
 		var entries []Entry
 		var head int64
-		err := s.Read(ctx, func(tx *Tx) error {
-			if _, err := tx.Get([]any{&head}, `SELECT pos FROM log_head WHERE id = 1`); err != nil || head <= from {
-				return err
-			}
-			var err error
-			entries, err = tx.ReadLog(from, tailChunk)
+		err := s.ReadOne(ctx, func(tx *Tx) error {
+			_, err := tx.Get([]any{&head}, `SELECT pos FROM log_head WHERE id = 1`)
 			return err
 		})
+		if err == nil && head > from {
+			// what was committed since the look at the head comes along: the log only grows
+			err = s.ReadOne(ctx, func(tx *Tx) error {
+				var err error
+				entries, err = tx.ReadLog(from, tailChunk)
+				return err
+			})
+		}
 		if err != nil {
 			return foreign, err
 		}

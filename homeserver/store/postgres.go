@@ -67,16 +67,25 @@ func (b *pgBackend) close() error {
 func (b *pgBackend) ping(ctx context.Context) error { return b.pool.Ping(ctx) }
 
 func (b *pgBackend) read(ctx context.Context, fn func(*Tx) error) error {
-	return b.run(ctx, "begin isolation level repeatable read, read only", fn, func(ctx context.Context, c *pgxpool.Conn, _ *Tx) error {
-		_, err := c.Exec(ctx, "rollback")
-		return err
+	return b.run(ctx, "begin isolation level repeatable read, read only", fn, func(ctx context.Context, c *pgConn, _ *Tx) error {
+		return c.rollback(ctx)
 	})
+}
+
+// readOne runs a single statement, which needs no transaction to see one snapshot.
+func (b *pgBackend) readOne(ctx context.Context, fn func(*Tx) error) error {
+	c, err := b.pool.Acquire(ctx)
+	if err != nil {
+		return pgError(ctx, err)
+	}
+	defer c.Release()
+	return pgError(ctx, fn(&Tx{c: &pgConn{ctx: ctx, c: c.Conn()}}))
 }
 
 func (b *pgBackend) write(ctx context.Context, fn func(*Tx) error, committed func([]Entry)) error {
 	for try := 0; ; try++ {
 		var entries []Entry
-		err := b.run(ctx, "begin", fn, func(ctx context.Context, c *pgxpool.Conn, tx *Tx) error {
+		err := b.run(ctx, "begin", fn, func(ctx context.Context, c *pgConn, tx *Tx) error {
 			entries = tx.entries
 			return b.commit(ctx, c, tx)
 		})
@@ -92,17 +101,20 @@ func (b *pgBackend) write(ctx context.Context, fn func(*Tx) error, committed fun
 	}
 }
 
-// commit sends the log's rows and COMMIT in one pipeline. It is not broken off by the request's end: what was begun
-// is finished, so that its outcome is known.
-func (b *pgBackend) commit(ctx context.Context, c *pgxpool.Conn, tx *Tx) error {
+// commit sends what is pending, the log's rows and COMMIT in one pipeline. It is not broken off by the request's end:
+// what was begun is finished, so that its outcome is known.
+func (b *pgBackend) commit(ctx context.Context, c *pgConn, tx *Tx) error {
+	if !c.begun && len(c.pending) == 0 && !tx.locked {
+		return nil // nothing was asked of the database
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
 	defer cancel()
-	batch := &pgx.Batch{}
+	batch := c.batch()
 	if err := tx.queueLog(batch); err != nil {
 		return err
 	}
 	batch.Queue("commit")
-	res := c.SendBatch(ctx, batch)
+	res := c.c.SendBatch(ctx, batch)
 	for range batch.Len() - 1 {
 		if _, err := res.Exec(); err != nil {
 			return errors.Join(err, res.Close())
@@ -119,39 +131,33 @@ func (b *pgBackend) commit(ctx context.Context, c *pgxpool.Conn, tx *Tx) error {
 	if tag.String() != "COMMIT" {
 		return errors.New("the transaction was rolled back by the database")
 	}
+	c.begun = false
 	return nil
 }
 
 // run begins a transaction, runs fn and ends it by end, or by a roll-back when fn failed.
-func (b *pgBackend) run(ctx context.Context, begin string, fn func(*Tx) error, end func(context.Context, *pgxpool.Conn, *Tx) error) (err error) {
-	c, err := b.pool.Acquire(ctx)
+func (b *pgBackend) run(ctx context.Context, begin string, fn func(*Tx) error, end func(context.Context, *pgConn, *Tx) error) (err error) {
+	conn, err := b.pool.Acquire(ctx)
 	if err != nil {
 		return pgError(ctx, err)
 	}
-	defer c.Release()
-	if _, err := c.Exec(ctx, begin); err != nil {
-		return pgError(ctx, err)
-	}
-	open := true
+	defer conn.Release()
+	c := &pgConn{ctx: ctx, c: conn.Conn(), begin: begin}
 	defer func() {
-		if !open {
+		if !c.begun {
 			return
 		}
 		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		if _, e := c.Exec(rctx, "rollback"); e != nil {
-			_ = c.Conn().Close(rctx) // the pool drops it and makes another
+		if e := c.rollback(rctx); e != nil {
+			_ = c.c.Close(rctx) // the pool drops it and makes another
 		}
 	}()
-	tx := &Tx{c: &pgConn{ctx: ctx, c: c.Conn()}}
+	tx := &Tx{c: c}
 	if err := fn(tx); err != nil {
 		return pgError(ctx, err)
 	}
-	if err := end(ctx, c, tx); err != nil {
-		return pgError(ctx, err)
-	}
-	open = false
-	return nil
+	return pgError(ctx, end(ctx, c, tx))
 }
 
 func (b *pgBackend) exclusive(ctx context.Context, fn func(*Tx) error) error {
@@ -191,41 +197,106 @@ func pgError(ctx context.Context, err error) error {
 	return err
 }
 
-// pgConn lives as long as its transaction, which alone is why it holds a context.
+// pgConn lives as long as its transaction, which alone is why it holds a context. BEGIN and bulk inserts wait and travel
+// with the next statement that has an answer, or with COMMIT: each round trip that is saved shortens the time for which
+// the log's lock is held.
 type pgConn struct {
-	ctx context.Context
-	c   *pgx.Conn
+	ctx     context.Context
+	c       *pgx.Conn
+	begin   string // how the transaction begins; "" for none
+	begun   bool   // the database has been asked to begin
+	pending []pgStatement
+}
+
+type pgStatement struct {
+	sql  string
+	args []any
 }
 
 func (p *pgConn) dialect() dialect { return dialectPostgres }
 
-func (p *pgConn) exec(sql string, args []any) (int64, error) {
-	tag, err := p.c.Exec(p.ctx, sql, args...)
-	if err != nil {
-		return 0, err
+// batch takes what is pending into a pipeline.
+func (p *pgConn) batch() *pgx.Batch {
+	b := &pgx.Batch{}
+	if p.begin != "" && !p.begun {
+		b.Queue(p.begin)
+		p.begun = true
 	}
-	return tag.RowsAffected(), nil
+	for _, s := range p.pending {
+		b.Queue(s.sql, s.args...)
+	}
+	p.pending = p.pending[:0]
+	return b
+}
+
+// rollback ends the transaction, if it has begun.
+func (p *pgConn) rollback(ctx context.Context) error {
+	p.pending = nil
+	if !p.begun {
+		return nil
+	}
+	if _, err := p.c.Exec(ctx, "rollback"); err != nil {
+		return err
+	}
+	p.begun = false
+	return nil
+}
+
+// send sends a statement behind what is pending and gives its answer to fn.
+func (p *pgConn) send(sql string, args []any, fn func(pgx.Rows) error) error {
+	if (p.begin == "" || p.begun) && len(p.pending) == 0 {
+		rows, err := p.c.Query(p.ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		return fn(rows)
+	}
+	b := p.batch()
+	before := b.Len()
+	b.Queue(sql, args...)
+	res := p.c.SendBatch(p.ctx, b)
+	for range before {
+		if _, err := res.Exec(); err != nil {
+			return errors.Join(err, res.Close())
+		}
+	}
+	rows, err := res.Query()
+	if err != nil {
+		return errors.Join(err, res.Close())
+	}
+	err = fn(rows)
+	rows.Close()
+	return errors.Join(err, res.Close())
+}
+
+func (p *pgConn) exec(sql string, args []any) (int64, error) {
+	var n int64
+	err := p.send(sql, args, func(rows pgx.Rows) error {
+		for rows.Next() {
+		}
+		n = rows.CommandTag().RowsAffected()
+		return rows.Err()
+	})
+	return n, err
 }
 
 func (p *pgConn) query(sql string, args []any, fn func(*Row) error) error {
-	rows, err := p.c.Query(p.ctx, sql, args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	var raw []any
-	row := &Row{scan: func(dest []any) error {
-		if raw == nil {
-			raw = make([]any, len(dest))
+	return p.send(sql, args, func(rows pgx.Rows) error {
+		var raw []any
+		row := &Row{scan: func(dest []any) error {
+			if raw == nil {
+				raw = make([]any, len(dest))
+			}
+			return pgScan(rows, dest, raw)
+		}}
+		for rows.Next() {
+			if err := fn(row); err != nil {
+				return err
+			}
 		}
-		return pgScan(rows, dest, raw)
-	}}
-	for rows.Next() {
-		if err := fn(row); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
+		return rows.Err()
+	})
 }
 
 // pgScan scans by pgx where it knows the type; bools (0 and 1 in the schema) and Content go by way of a temporary.
@@ -316,6 +387,6 @@ func (p *pgConn) insert(q *insertSQL, rows int, vals func(int) []any) error {
 	if err != nil {
 		return err
 	}
-	_, err = p.c.Exec(p.ctx, q.sql, arrays...)
-	return err
+	p.pending = append(p.pending, pgStatement{q.sql, arrays})
+	return nil
 }

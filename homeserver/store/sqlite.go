@@ -156,6 +156,10 @@ func (b *sqliteBackend) read(ctx context.Context, fn func(*Tx) error) error {
 	return sqliteError(err)
 }
 
+func (b *sqliteBackend) readOne(ctx context.Context, fn func(*Tx) error) error {
+	return b.read(ctx, fn)
+}
+
 // write queues the transaction; whoever gets the writer connection commits all that wait, each under its own
 // savepoint, in one COMMIT.
 func (b *sqliteBackend) write(ctx context.Context, fn func(*Tx) error, committed func([]Entry)) error {
