@@ -136,11 +136,6 @@ func (d *Data) AccountDataSince(ctx context.Context, user id.UserID, since, upto
 	return out, err
 }
 
-// ForgetRoom removes what a user keeps for a room; it belongs in the transaction in which the user forgets the room.
-func (d *Data) ForgetRoom(tx *store.Tx, user id.UserID, room int64) error {
-	return tx.ForgetRoomAccountData(user, room)
-}
-
 // Ignored tells whom a user ignores. The result is shared: it must not be changed.
 // Spec: client-server API, "Ignoring Users".
 func (d *Data) Ignored(ctx context.Context, user id.UserID) (map[id.UserID]struct{}, error) {

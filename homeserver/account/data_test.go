@@ -289,7 +289,8 @@ func TestAccountData(t *testing.T) {
 		if got := since(mid, mid+1); got != `!r:example.orgm.fully_read{"event_id":"$x"}` {
 			t.Error(got)
 		}
-		p.write(t, func(tx *store.Tx) error { return p.data.ForgetRoom(tx, alice, room) })
+		p.member(t, room, alice, 3)
+		p.write(t, func(tx *store.Tx) error { _, err := tx.ForgetRoom(string(alice), room); return err })
 		if got := since(0, 1<<60); got != `m.direct{"a":2}` {
 			t.Error(got)
 		}

@@ -5,7 +5,9 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 
+	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/store"
@@ -41,27 +43,23 @@ func (p *Profiles) Search(ctx context.Context, searcher id.UserID, term string, 
 		return nil, false, nil
 	}
 	longest := slices.MaxFunc(words, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
-	q := store.DirectoryQuery{
-		Searcher: searcher,
-		Name:     "%" + likeEscaper.Replace(longest) + "%",
-		UserID:   "@" + likeEscaper.Replace(strings.TrimPrefix(term, "@")) + "%",
-		Everyone: p.Everyone,
-		Limit:    directoryScan,
-	}
-	if p.PublicRooms != nil && !p.Everyone {
-		if q.PublicRooms, err = p.PublicRooms(ctx); err != nil {
-			return nil, false, err
-		}
-	}
+	pattern := "%" + likeEscaper.Replace(longest) + "%"
+	userID := "@" + likeEscaper.Replace(strings.TrimPrefix(term, "@")) + "%"
 	var found []store.DirectoryEntry
 	err = p.Store.Read(ctx, func(tx *store.Tx) error {
-		found, err = tx.SearchDirectory(q)
+		if found, err = tx.SearchDirectory(searcher, pattern, userID, directoryScan); err != nil {
+			return err
+		}
+		limited = len(found) == directoryScan
+		if p.Everyone {
+			return nil
+		}
+		found, err = p.open.visible(tx, found)
 		return err
 	})
 	if err != nil {
 		return nil, false, err
 	}
-	limited = len(found) == directoryScan
 	found = slices.DeleteFunc(found, func(e store.DirectoryEntry) bool { return rank(e, term, words) == rankNone })
 	slices.SortStableFunc(found, func(a, b store.DirectoryEntry) int {
 		return cmp.Or(
@@ -127,4 +125,75 @@ func rank(e store.DirectoryEntry, term string, words []string) int {
 		}
 	}
 	return out
+}
+
+const maxOpenEvents = 100_000
+
+// openEvents remembers of join rules and history visibility whether they open their room to everybody. An event never
+// changes what it says of that, even when it is redacted.
+type openEvents struct {
+	mu    sync.Mutex
+	known map[int64]bool // by the event's nid
+}
+
+// visible leaves out the users whom the searcher may not know of: who share no room with the searcher and are in no room
+// that is published, may be joined by all, or can be read by all.
+func (o *openEvents) visible(tx *store.Tx, found []store.DirectoryEntry) ([]store.DirectoryEntry, error) {
+	var strangers []string
+	for _, e := range found {
+		if !e.Known {
+			strangers = append(strangers, string(e.User))
+		}
+	}
+	if len(strangers) == 0 {
+		return found, nil
+	}
+	events, err := tx.OpennessOf(strangers)
+	if err != nil {
+		return nil, err
+	}
+	open, err := o.of(tx, events)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(found, func(e store.DirectoryEntry) bool {
+		return !e.Known && !slices.ContainsFunc(events[e.User], func(nid int64) bool { return open[nid] })
+	}), nil
+}
+
+// of tells of all events whether they open their room.
+func (o *openEvents) of(tx *store.Tx, events map[id.UserID][]int64) (map[int64]bool, error) {
+	open := map[int64]bool{}
+	var unread []int64
+	o.mu.Lock()
+	for _, nids := range events {
+		for _, nid := range nids {
+			if v, ok := o.known[nid]; ok {
+				open[nid] = v
+			} else if _, listed := open[nid]; !listed {
+				open[nid] = false
+				unread = append(unread, nid)
+			}
+		}
+	}
+	o.mu.Unlock()
+	if len(unread) == 0 {
+		return open, nil
+	}
+	err := tx.EventBodies(unread, func(nid int64, body []byte) {
+		open[nid] = gjson.GetBytes(body, "content.join_rule").String() == "public" ||
+			gjson.GetBytes(body, "content.history_visibility").String() == "world_readable"
+	})
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.known)+len(unread) > maxOpenEvents {
+		clear(o.known) // what is needed is read again
+	}
+	for _, nid := range unread {
+		o.known[nid] = open[nid]
+	}
+	return open, nil
 }

@@ -27,22 +27,22 @@ type ProfilesDeps struct {
 	// Propagate brings a new display name and avatar into the rooms of a user. It is called after the profile was
 	// stored; nil: there are no rooms.
 	Propagate func(ctx context.Context, user id.UserID, displayName, avatarURL string) error
-	// PublicRooms lists the numbers of rooms whose members everybody may find in the directory: those with public join
-	// rules or world-readable history. Published rooms count without it. nil: there are no others.
-	PublicRooms func(ctx context.Context) ([]int64, error)
 	// Everyone lets the directory find all users of this server.
 	Everyone bool
 }
 
 // Profiles reads and writes profiles and searches the user directory.
-type Profiles struct{ ProfilesDeps }
+type Profiles struct {
+	ProfilesDeps
+	open *openEvents
+}
 
 // NewProfiles makes Profiles.
 func NewProfiles(d ProfilesDeps) *Profiles {
 	if d.Logger == nil {
 		d.Logger = slog.Default()
 	}
-	return &Profiles{d}
+	return &Profiles{d, &openEvents{known: map[int64]bool{}}}
 }
 
 const (

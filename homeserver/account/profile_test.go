@@ -1,7 +1,6 @@
 package account_test
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -140,14 +139,33 @@ func TestDirectory(t *testing.T) {
 		if got := search("ali", 2); got != "ali alice …" {
 			t.Errorf("limited: %q", got)
 		}
-		// rooms that are public without being published, and a directory of everybody
-		deps := account.ProfilesDeps{Store: p.store, ServerName: "example.org", PublicRooms: func(context.Context) ([]int64, error) { return []int64{other}, nil }}
-		p.profiles = account.NewProfiles(deps)
-		if got := search("hidden", 0); got != "hidden" {
-			t.Errorf("in a public room: %q", got)
+		// rooms that everybody may enter or read, without being published
+		state := func(room, nid int64, evType, content string) {
+			t.Helper()
+			p.write(t, func(tx *store.Tx) error {
+				if _, err := tx.Exec(`INSERT INTO events (nid, room, ord, event_id, status, ts, is_state, body) VALUES ($1, $2, $1, $3, 0, 0, 1, $4)`,
+					nid, room, fmt.Sprint("$", nid), store.Content(`{"type":"`+evType+`","content":`+content+`}`)); err != nil {
+					return err
+				}
+				return tx.SaveState([]store.StateRow{{Room: room, Type: evType, Ord: nid, NID: nid}})
+			})
 		}
-		deps.PublicRooms, deps.Everyone = nil, true
-		p.profiles = account.NewProfiles(deps)
+		for i, step := range []struct{ evType, content, want string }{
+			{"m.room.join_rules", `{"join_rule":"invite"}`, ""},
+			{"m.room.join_rules", `{"join_rule":"public"}`, "hidden"},
+			{"m.room.join_rules", `{"join_rule":"knock"}`, ""},
+			{"m.room.history_visibility", `{"history_visibility":"shared"}`, ""},
+			{"m.room.history_visibility", `{"history_visibility":"world_readable"}`, "hidden"},
+			{"m.room.history_visibility", `{"history_visibility":1}`, ""},
+		} {
+			state(other, int64(1000+i), step.evType, step.content)
+			for range 2 {
+				if got := search("hidden", 0); got != step.want {
+					t.Errorf("%s: %q, want %q", step.content, got, step.want)
+				}
+			}
+		}
+		p.profiles = account.NewProfiles(account.ProfilesDeps{Store: p.store, ServerName: "example.org", Everyone: true})
 		if got := search("hidden", 0); got != "hidden" {
 			t.Errorf("everyone: %q", got)
 		}

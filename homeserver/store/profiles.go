@@ -60,37 +60,61 @@ type DirectoryEntry struct {
 	DisplayName *string
 	AvatarURL   *string
 	Folded      string
+	Known       bool // the user shares a room with the searcher, or is in a published one
 }
 
-// DirectoryQuery says whom to look for. Patterns are those of LIKE with ! as the escape character.
-type DirectoryQuery struct {
-	Searcher    id.UserID
-	Name        string  // pattern for local parts and folded display names
-	UserID      string  // pattern for whole user ids
-	PublicRooms []int64 // rooms whose members everybody may find, beside the published ones
-	Everyone    bool    // all users of this server may be found
-	Limit       int
-}
-
-// SearchDirectory finds users that the searcher may know of: they share a room, or the user is in a public one.
-func (tx *Tx) SearchDirectory(q DirectoryQuery) ([]DirectoryEntry, error) {
+// SearchDirectory finds users of this server by a pattern for local parts and folded display names, or one for whole user
+// ids. The patterns are those of LIKE with ! as the escape character. Known users come first, then short names.
+func (tx *Tx) SearchDirectory(searcher id.UserID, name, userID string, limit int) ([]DirectoryEntry, error) {
 	var out []DirectoryEntry
-	err := tx.Each(`SELECT u.user_id, u.localpart, p.displayname, p.avatar_url, coalesce(p.folded, '')
+	err := tx.Each(`SELECT u.user_id, u.localpart, p.displayname, p.avatar_url, coalesce(p.folded, ''),
+			CASE WHEN EXISTS (SELECT 1 FROM memberships m JOIN rooms r ON r.nid = m.room
+					WHERE m.usr = u.user_id AND m.membership = 2 AND r.published = 1)
+				OR EXISTS (SELECT 1 FROM memberships m JOIN memberships mine ON mine.room = m.room
+					WHERE m.usr = u.user_id AND m.membership = 2 AND mine.usr = $1 AND mine.membership = 2)
+				THEN 1 ELSE 0 END AS known
 		FROM users u LEFT JOIN profiles p ON p.usr = u.user_id
 		WHERE u.deactivated = 0 AND u.user_id <> $1
 		AND (u.localpart LIKE $2 ESCAPE '!' OR p.folded LIKE $2 ESCAPE '!' OR u.user_id LIKE $3 ESCAPE '!')
-		AND ($5 = 1 OR EXISTS (SELECT 1 FROM memberships m JOIN rooms r ON r.nid = m.room
-				WHERE m.usr = u.user_id AND m.membership = 2 AND (r.published = 1 OR r.nid IN @int($4)))
-			OR EXISTS (SELECT 1 FROM memberships m JOIN memberships mine ON mine.room = m.room
-				WHERE m.usr = u.user_id AND m.membership = 2 AND mine.usr = $1 AND mine.membership = 2))
-		ORDER BY length(coalesce(p.folded, u.localpart)), u.user_id LIMIT $6`,
-		[]any{q.Searcher, q.Name, q.UserID, q.PublicRooms, q.Everyone, q.Limit}, func(r *Row) error {
+		ORDER BY known DESC, length(coalesce(p.folded, u.localpart)), u.user_id LIMIT $4`,
+		[]any{searcher, name, userID, limit}, func(r *Row) error {
 			var e DirectoryEntry
-			if err := r.Scan(&e.User, &e.Localpart, &e.DisplayName, &e.AvatarURL, &e.Folded); err != nil {
+			if err := r.Scan(&e.User, &e.Localpart, &e.DisplayName, &e.AvatarURL, &e.Folded, &e.Known); err != nil {
 				return err
 			}
 			out = append(out, e)
 			return nil
 		})
 	return out, err
+}
+
+// OpennessOf finds, for each of some users, the events that say who may enter and read the rooms that the user is in:
+// join rules and history visibility.
+func (tx *Tx) OpennessOf(users []string) (map[id.UserID][]int64, error) {
+	out := make(map[id.UserID][]int64, len(users))
+	err := tx.Each(`SELECT m.usr, s.nid FROM memberships m JOIN room_state s ON s.room = m.room
+			AND s.type IN ('m.room.join_rules', 'm.room.history_visibility') AND s.state_key = ''
+		WHERE m.usr IN @text($1) AND m.membership = 2`, []any{users}, func(r *Row) error {
+		var user id.UserID
+		var nid int64
+		if err := r.Scan(&user, &nid); err != nil {
+			return err
+		}
+		out[user] = append(out[user], nid)
+		return nil
+	})
+	return out, err
+}
+
+// EventBodies reads the bodies of events.
+func (tx *Tx) EventBodies(nids []int64, fn func(nid int64, body []byte)) error {
+	return tx.Each(`SELECT nid, body FROM events WHERE nid IN @int($1)`, []any{nids}, func(r *Row) error {
+		var nid int64
+		var body Content
+		if err := r.Scan(&nid, &body); err != nil {
+			return err
+		}
+		fn(nid, body)
+		return nil
+	})
 }

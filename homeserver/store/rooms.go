@@ -1,5 +1,7 @@
 package store
 
+import "maunium.net/go/mautrix/id"
+
 // Room is a row of rooms.
 type Room struct {
 	NID          int64
@@ -222,10 +224,14 @@ func (tx *Tx) UserRooms(user string) ([]UserRoom, error) {
 	return out, err
 }
 
-// ForgetRoom marks a membership as forgotten. It tells whether there was one that may be.
+// ForgetRoom marks a membership as forgotten, and removes what the user keeps for the room. It tells whether there was
+// one that may be.
 func (tx *Tx) ForgetRoom(user string, room int64) (bool, error) {
 	n, err := tx.Exec(`UPDATE memberships SET forgotten = 1 WHERE usr = $1 AND room = $2 AND membership IN (3, 4)`, user, room)
-	return n > 0, err
+	if err != nil || n == 0 {
+		return false, err
+	}
+	return true, tx.ForgetRoomAccountData(id.UserID(user), room)
 }
 
 // SharedUsers lists the users that are joined to a room with this one.
