@@ -57,8 +57,9 @@ func (a *API) changePassword(w http.ResponseWriter, r *http.Request) error {
 // deactivate handles POST /_matrix/client/v3/account/deactivate.
 func (a *API) deactivate(w http.ResponseWriter, r *http.Request) error {
 	req, err := web.ReadOptionalJSON[struct {
-		Auth  *authData `json:"auth"`
-		Erase bool      `json:"erase"`
+		Auth     *authData `json:"auth"`
+		Erase    bool      `json:"erase"`
+		IDServer string    `json:"id_server"` // there is nothing to unbind
 	}](r)
 	if err != nil {
 		return err

@@ -46,6 +46,7 @@ type loginRequest struct {
 	Identifier    *userIdentifier `json:"identifier"`
 	User          string          `json:"user"`
 	Medium        string          `json:"medium"`
+	Address       string          `json:"address"`
 	Password      *string         `json:"password"`
 	Token         *string         `json:"token"`
 	DeviceID      id.DeviceID     `json:"device_id"`

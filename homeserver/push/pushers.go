@@ -174,6 +174,10 @@ func (p *Push) checkPusher(b *pusherJSON, kind string) error {
 	if err != nil {
 		return mxerr.BadJSON("data.url and data.format must be strings")
 	}
+	if data.Format != "" && data.Format != "event_id_only" {
+		// More than was wished for would be sent otherwise.
+		return mxerr.InvalidParam("data.format must be event_id_only, or absent")
+	}
 	if data.URL == "" {
 		return mxerr.MissingParam("Missing parameters: data.url")
 	}

@@ -179,6 +179,47 @@ func (c *Condition) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// knownKinds are the kinds of conditions whose members have the types that the specification says.
+var knownKinds = map[string]bool{
+	"event_match": true, "event_property_is": true, "event_property_contains": true, "contains_display_name": true,
+	"room_member_count": true, "sender_notification_permission": true,
+}
+
+// check refuses a condition of a request whose members are of wrong types. What a kind that is not known here holds is
+// its own affair.
+func (c Condition) check() error {
+	var m map[string]jsontext.Value
+	if err := json.Unmarshal(c.raw, &m); err != nil {
+		return err
+	}
+	kind, ok := m["kind"]
+	if !ok {
+		return mxerr.MissingParam("a condition needs a kind")
+	}
+	var name string
+	if kind.Kind() != '"' || json.Unmarshal(kind, &name) != nil {
+		return mxerr.BadJSON("the kind of a condition must be a string")
+	}
+	if !knownKinds[name] {
+		return nil
+	}
+	for _, member := range []string{"key", "pattern", "is"} {
+		if v, ok := m[member]; ok && v.Kind() != '"' && v.Kind() != 'n' {
+			return mxerr.BadJSON(member + " of a condition must be a string")
+		}
+	}
+	switch v := m["value"]; v.Kind() {
+	case '{', '[':
+		return mxerr.BadJSON("value of a condition must not be an object or array")
+	case '0':
+		var n int64
+		if json.Unmarshal(v, &n) != nil {
+			return mxerr.BadJSON("value of a condition must be an integer, if it is a number")
+		}
+	}
+	return nil
+}
+
 // ruleBody is a PUT of a rule, checked.
 type ruleBody struct {
 	actions    []Action
@@ -204,9 +245,12 @@ func parseRule(kind Kind, body []byte) (*ruleBody, error) {
 	if out.actions, err = parseActions(acts); err != nil {
 		return nil, err
 	}
+	p, ok := m["pattern"]
+	if ok && p.Kind() != '"' && p.Kind() != 'n' {
+		return nil, mxerr.BadJSON("pattern must be a string")
+	}
 	switch kind {
 	case Content:
-		p, ok := m["pattern"]
 		if !ok {
 			return nil, mxerr.MissingParam("a content rule needs a pattern")
 		}
@@ -226,6 +270,9 @@ func parseRule(kind Kind, body []byte) (*ruleBody, error) {
 			}
 		}
 		for _, c := range out.conditions {
+			if err := c.check(); err != nil {
+				return nil, err
+			}
 			if len(c.Pattern) > maxPattern {
 				return nil, mxerr.InvalidParam(fmt.Sprintf("a pattern has at most %d bytes", maxPattern))
 			}
