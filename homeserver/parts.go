@@ -74,7 +74,7 @@ func (s *Server) buildParts() error {
 	})
 	s.client = clientapi.New(clientapi.Deps{
 		ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Store: s.store, Accounts: s.accounts, Rooms: s.rooms,
-		Limits: s.cfg.Limiter(), Logger: s.log,
+		Limits: s.cfg.Limiter(), Logger: s.log, CopyPushRule: s.push.CopyRoomRule,
 		UserDataDeps: clientapi.UserDataDeps{
 			Keys: s.keys, Data: s.data, Profiles: s.profiles, ParseSyncToken: clientsync.ParsePosition, PushRules: s.pushRules,
 			Turn: clientapi.TurnConfig{URIs: s.cfg.TURN.URIs, SharedSecret: string(s.cfg.TURN.SharedSecret), Lifetime: s.cfg.TURN.TTL.Std()},

@@ -133,7 +133,11 @@ func (a *API) deleteAlias(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if found.Creator != string(who.UserID) && !who.Admin && !mayCurate(rm, who.UserID) {
+	allowed, err := a.fresh(ctx, func() bool { return found.Creator == string(who.UserID) || who.Admin || mayCurate(rm, who.UserID) })
+	if err != nil {
+		return err
+	}
+	if !allowed {
 		return mxerr.Forbidden("only who made the alias, and who may set the room's aliases, can delete it")
 	}
 	err = a.changeMeta(ctx, nid, "aliases", func(tx *store.Tx) (bool, error) { return tx.DeleteAlias(alias) })

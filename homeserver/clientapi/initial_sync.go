@@ -230,7 +230,7 @@ func (a *API) listened(ctx context.Context, who *web.Identity, user *room.User, 
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, &access{room: rm, joined: true})
+		out = append(out, &access{room: rm})
 	}
 	return out, nil
 }

@@ -185,3 +185,22 @@ func TestUpgrade(t *testing.T) {
 		}
 	})
 }
+
+// Who may retire a room but not rule it gets a new room in which the same holds.
+func TestUpgradeByModerator(t *testing.T) {
+	hs := hstest.Start(t)
+	alice, mod := hs.User("alice"), hs.User("mod")
+	room := alice.CreateRoomWith(`{"preset":"public_chat","room_version":"10","power_level_content_override":
+		{"users":{"@alice:test":100,"@mod:test":60},"events":{"m.room.tombstone":60,"m.room.power_levels":100,"m.room.history_visibility":100}}}`)
+	mod.Join(room)
+	next := mod.Must(t, "POST", `{"new_version":"11"}`, "/v3/rooms/%s/upgrade", room)["replacement_room"].(string)
+	levels := mod.Must(t, "GET", "", "/v3/rooms/%s/state/m.room.power_levels", next)
+	if got := fmt.Sprint(levels["users"]); got != "map[@alice:test:100 @mod:test:60]" {
+		t.Errorf("the levels of the new room are %s", got)
+	}
+	alice.Must(t, "POST", "{}", "/v3/rooms/%s/join", next)
+	checkAll(t, []refusal{
+		{"the moderator cannot rule", mod, "PUT", "/v3/rooms/%s/state/m.room.power_levels/", []any{next}, `{"users":{"@mod:test":100}}`, 403, "M_FORBIDDEN"},
+		{"the old ruler can", alice, "PUT", "/v3/rooms/%s/state/m.room.power_levels/", []any{next}, `{"users":{"@alice:test":100}}`, 200, ""},
+	})
+}

@@ -18,9 +18,8 @@ import (
 
 // access is what a user may read of a room.
 type access struct {
-	room   *room.Room
-	joined bool  // the user is in the room
-	until  int64 // ord of the event by which the user left; 0 for those who see the room as it is now
+	room  *room.Room
+	until int64 // ord of the event by which the user left; 0 for those who see the room as it is now
 }
 
 // notInRoom is the answer to those who may not look into a room. A room that does not exist gives the same one, so that
@@ -50,11 +49,14 @@ func (a *API) readable(ctx context.Context, roomID id.RoomID, user id.UserID) (*
 	if err != nil {
 		return nil, hideRoom(err)
 	}
-	membership := r.Membership(user)
-	if membership == room.MembershipJoin {
-		return &access{room: r, joined: true}, nil
+	joined, err := a.fresh(ctx, func() bool { return r.Membership(user) == room.MembershipJoin })
+	if err != nil {
+		return nil, err
 	}
-	if membership != room.MembershipNone {
+	if joined {
+		return &access{room: r}, nil
+	}
+	if r.Membership(user) != room.MembershipNone {
 		left, err := a.leftAt(ctx, r, user)
 		if err != nil {
 			return nil, err
@@ -113,10 +115,29 @@ func (a *API) memberOf(ctx context.Context, roomID id.RoomID, user id.UserID) (*
 	if err != nil {
 		return nil, hideRoom(err)
 	}
-	if r.Membership(user) != room.MembershipJoin {
+	joined, err := a.fresh(ctx, func() bool { return r.Membership(user) == room.MembershipJoin })
+	if err != nil {
+		return nil, err
+	}
+	if !joined {
 		return nil, notInRoom()
 	}
 	return r, nil
+}
+
+// fresh tells whether a condition on what is in memory holds. Memory that lags behind other processes may allow, but
+// before it denies it catches up.
+func (a *API) fresh(ctx context.Context, holds func() bool) (bool, error) {
+	if holds() {
+		return true, nil
+	}
+	if a.Store.SQLite() {
+		return false, nil // there are no other processes
+	}
+	if err := a.Store.CatchUp(ctx); err != nil {
+		return false, err
+	}
+	return holds(), nil
 }
 
 // resolve finds the room that a room id or an alias in the path means. Rooms of other servers are 404 with a sentence

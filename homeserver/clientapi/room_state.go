@@ -2,8 +2,10 @@ package clientapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -35,11 +37,19 @@ func (a *API) stateRoutes() []web.Route {
 	}
 }
 
-// stateOf gives the room's state that a reader sees.
-func (a *API) stateOf(ctx context.Context, acc *access) ([]*room.Event, error) {
+// stateOf gives the room's state that a reader sees, in the order in which it came about.
+func (a *API) stateOf(ctx context.Context, acc *access) (evs []*room.Event, err error) {
 	if acc.until == 0 {
-		return acc.room.State(ctx)
+		evs, err = acc.room.State(ctx)
+	} else {
+		evs, err = a.stateThen(ctx, acc)
 	}
+	slices.SortFunc(evs, func(x, y *room.Event) int { return cmp.Compare(x.Ord, y.Ord) })
+	return evs, err
+}
+
+// stateThen gives the room's state when the reader left.
+func (a *API) stateThen(ctx context.Context, acc *access) ([]*room.Event, error) {
 	nids, err := a.Rooms.StateAt(ctx, acc.room, acc.until)
 	if err != nil {
 		return nil, err
@@ -257,9 +267,7 @@ func (a *API) putState(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if d.Type == typeMember && !wasJoined && rm.Membership(who.UserID) == room.MembershipJoin {
-		if err := a.joined(ctx, rm, who.UserID); err != nil {
-			return err
-		}
+		a.afterJoin(ctx, rm, who.UserID)
 	}
 	return web.WriteJSON(w, eventIDResponse{eventID})
 }
@@ -288,8 +296,8 @@ func (a *API) prepareMember(ctx context.Context, rm *room.Room, who *web.Identit
 	}
 	switch gjson.GetBytes(d.Content, "membership").Str {
 	case "invite":
-		if rm.Membership(who.UserID) != room.MembershipJoin {
-			return notInRoom()
+		if _, err := a.memberOf(ctx, rm.ID(), who.UserID); err != nil {
+			return err
 		}
 		return a.checkInvitee(ctx, target)
 	case "join":
@@ -299,8 +307,8 @@ func (a *API) prepareMember(ctx context.Context, rm *room.Room, who *web.Identit
 		if err := a.checkJoin(rm, who); err != nil {
 			return err
 		}
-		if rm.Membership(target) == room.MembershipInvite {
-			return nil
+		if invited, err := a.invitedTo(ctx, rm, target); err != nil || invited {
+			return err
 		}
 		voucher, err := a.authoriseJoin(ctx, rm, target)
 		if err != nil || voucher == "" {
