@@ -86,8 +86,9 @@ func (c *caster) run(ctx context.Context, s *Store) error {
 }
 
 func (c *caster) retry(ctx context.Context, s *Store, what string, fn func(context.Context, *Store) error) {
+	var trouble trouble
 	for ctx.Err() == nil {
-		if err := fn(ctx, s); err != nil && ctx.Err() == nil {
+		if err := fn(ctx, s); err != nil && ctx.Err() == nil && trouble.worthALine() {
 			s.log.Warn("notifications between nodes are down, trying again", "part", what, "error", err)
 		}
 		select {

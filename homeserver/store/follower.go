@@ -30,6 +30,7 @@ func (tx *Tx) Now() (int64, error) {
 // again. A new follower begins at the current head.
 func (s *Store) RunFollower(ctx context.Context, name string, fn func(ctx context.Context, entries []Entry) error) error {
 	wait := time.Duration(0)
+	var trouble trouble
 	for {
 		select {
 		case <-ctx.Done():
@@ -41,7 +42,9 @@ func (s *Store) RunFollower(ctx context.Context, name string, fn func(ctx contex
 			return nil
 		}
 		wait = 2 * time.Second
-		if err != nil && !errors.Is(err, errLeaseLost) {
+		if err == nil {
+			trouble.over()
+		} else if !errors.Is(err, errLeaseLost) && trouble.worthALine() {
 			s.log.Warn("follower stopped, trying again", "follower", name, "error", err)
 		}
 	}

@@ -167,13 +167,25 @@ func (s *Store) Applied() int64 { return s.appliedNow.Load() }
 // Epochs lists the log's epochs, oldest first; the last one is current.
 func (s *Store) Epochs() []Epoch { return s.epochs }
 
-// WaitApplied waits until this process has applied the position.
+// errNotFollowed is in the chain of WaitApplied's error when the log could not be read meanwhile.
+var errNotFollowed = errors.New("this process cannot follow the log at the moment")
+
+// WaitApplied waits until this process has applied the position. It does not wait for a database that is away: when the
+// log cannot be read it returns that error.
 func (s *Store) WaitApplied(ctx context.Context, pos int64) error {
+	s.mu.Lock()
+	failures := s.tailFailures
+	s.mu.Unlock()
 	for {
 		s.mu.Lock()
 		if s.applied >= pos {
 			s.mu.Unlock()
 			return nil
+		}
+		if s.tailFailures != failures {
+			err := s.tailErr
+			s.mu.Unlock()
+			return errors.Join(errNotFollowed, err)
 		}
 		ch := s.changed
 		s.mu.Unlock()
@@ -215,8 +227,8 @@ func (s *Store) deliver(entries []Entry) {
 	case !s.follows:
 		s.moveTo(max(s.applied, last))
 	case last <= s.applied: // the tailer was quicker
-	case first == s.applied+1:
-		s.applyLocked(entries)
+	case first <= s.applied+1:
+		s.applyLocked(entries[s.applied+1-first:]) // the tailer may have been quicker with the first ones
 		s.applyPending()
 	default:
 		s.pending[first] = batch{entries}
@@ -227,14 +239,21 @@ func (s *Store) deliver(entries []Entry) {
 	}
 }
 
+// applyPending applies what waits and is next. The tailer may have applied the first entries of a batch already.
 func (s *Store) applyPending() {
-	for {
-		b, ok := s.pending[s.applied+1]
-		if !ok {
-			return
+	for again := true; again; {
+		again = false
+		for first, b := range s.pending {
+			last := b.entries[len(b.entries)-1].Pos
+			if first > s.applied+1 {
+				continue
+			}
+			delete(s.pending, first)
+			if last > s.applied {
+				s.applyLocked(b.entries[s.applied+1-first:])
+				again = true
+			}
 		}
-		delete(s.pending, s.applied+1)
-		s.applyLocked(b.entries)
 	}
 }
 
@@ -251,8 +270,22 @@ func (s *Store) applyLocked(entries []Entry) {
 func (s *Store) moveTo(pos int64) {
 	s.applied = pos
 	s.appliedNow.Store(pos)
+	s.lookAgain()
+}
+
+// lookAgain wakes everybody in WaitApplied.
+func (s *Store) lookAgain() {
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+// tailFailed lets those go who wait for entries that cannot be read now.
+func (s *Store) tailFailed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tailFailures++
+	s.tailErr = err
+	s.lookAgain()
 }
 
 // Follow brings this process the entries of all processes until ctx ends. Listeners are called in the order given.
@@ -276,7 +309,7 @@ func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func
 		if n := len(s.pending); n > 0 {
 			s.log.Warn("the log's follower ends while entries wait", "transactions", n)
 		}
-		s.moveTo(s.applied) // whoever waits looks again
+		s.lookAgain()
 		s.mu.Unlock()
 	}()
 	g, ctx := errgroup.WithContext(ctx)
@@ -299,6 +332,7 @@ func (s *Store) tail(ctx context.Context, listeners []Listener) error {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	lastForeign := time.Time{}
+	var trouble trouble
 	for {
 		select {
 		case <-ctx.Done():
@@ -311,9 +345,15 @@ func (s *Store) tail(ctx context.Context, listeners []Listener) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
-			s.log.Warn("the log cannot be read, trying again", "error", err)
+			if trouble.worthALine() {
+				s.log.Warn("the log cannot be read, trying again", "error", err)
+			}
+			s.tailFailed(err)
 		case n > 0:
 			lastForeign = time.Now()
+		}
+		if err == nil && trouble.over() {
+			s.log.Info("the log can be read again")
 		}
 		wait = pollIdle
 		if err == nil && time.Since(lastForeign) < 2*time.Second {
@@ -321,6 +361,24 @@ func (s *Store) tail(ctx context.Context, listeners []Listener) error {
 		}
 		timer.Reset(wait)
 	}
+}
+
+// trouble keeps what lasts from filling the operator's log: a line when it begins and one every half minute.
+type trouble struct{ said time.Time }
+
+func (t *trouble) worthALine() bool {
+	if time.Since(t.said) < 30*time.Second {
+		return false
+	}
+	t.said = time.Now()
+	return true
+}
+
+// over tells whether there was trouble up to now.
+func (t *trouble) over() bool {
+	was := !t.said.IsZero()
+	t.said = time.Time{}
+	return was
 }
 
 // tailOnce applies everything up to the head and returns how many entries of others there were.
@@ -357,7 +415,7 @@ func (s *Store) tailOnce(ctx context.Context, listeners []Listener) (int, error)
 		s.mu.Lock()
 		var strange []Entry // not delivered by this process up to now
 		for _, e := range entries {
-			if e.Pos > s.applied && !s.isPendingLocked(e.Pos) {
+			if e.Kind == KindReset || e.Pos > s.applied && !s.isPendingLocked(e.Pos) {
 				strange = append(strange, e)
 			}
 		}

@@ -47,6 +47,9 @@ type Store struct {
 	onCast   func(string, string) // broadcasts received
 	kick     chan struct{}        // asks the tailer to look at the head now
 	headSeen time.Time            // when the head was last confirmed from the database
+
+	tailFailures int64 // how often the log could not be read
+	tailErr      error // the last time's error
 }
 
 // batch is one transaction's entries.
@@ -123,7 +126,7 @@ func (s *Store) ReadOne(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 // Write runs fn in one transaction and returns after its COMMIT and after this process has applied the entries that
-// fn announced. fn may run more than once, so it has no effects outside tx, and it makes no network calls.
+// fn announced (or cannot, because the database went away after the COMMIT). fn may run more than once, so it has no effects outside tx, and it makes no network calls.
 func (s *Store) Write(ctx context.Context, fn func(tx *Tx) error) error {
 	var last int64
 	err := s.backend.write(ctx, fn, func(entries []Entry) {
@@ -138,7 +141,13 @@ func (s *Store) Write(ctx context.Context, fn func(tx *Tx) error) error {
 	if last == 0 {
 		return nil
 	}
-	return s.WaitApplied(ctx, last)
+	err = s.WaitApplied(ctx, last)
+	if errors.Is(err, errNotFollowed) {
+		// It is committed, only entries of other processes before it cannot be read now. Everything that is decided by
+		// memory is checked behind the log's lock anyway.
+		return nil
+	}
+	return err
 }
 
 // Exclusive runs fn in one transaction while no other process of ours migrates; it takes any time it needs.
