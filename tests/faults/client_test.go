@@ -202,6 +202,25 @@ func (c *client) history(t testing.TB, room, from, to string) []message {
 	return out
 }
 
+// sameEnd waits until the clients, on nodes of their own, see the same newest event: a node may lag by a moment.
+func sameEnd(t testing.TB, room string, clients ...*client) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		last := map[string]bool{}
+		for _, c := range clients {
+			chunk, _ := c.page(t, room, "", "", 1)
+			last[chunk[0].id] = true
+		}
+		if len(last) == 1 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("5 s after the last message the nodes show different ends of the room")
+			return
+		}
+	}
+}
+
 // timelineFilter asks for so many events of a room in each sync.
 func timelineFilter(limit int) string {
 	return fmt.Sprintf(`{"room":{"timeline":{"limit":%d},"state":{"lazy_load_members":true}},"presence":{"not_types":["*"]}}`, limit)

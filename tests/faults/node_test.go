@@ -100,6 +100,8 @@ func (n *node) start() time.Duration {
 		default:
 		}
 	}
+	n.signal(syscall.SIGQUIT) // shows where it stands
+	<-n.exited
 	n.t.Fatalf("%s is not ready after 30 s\n%s", n.name, n.log.String())
 	return 0
 }
