@@ -410,6 +410,16 @@ func (r *Room) StateNIDs() map[event.StateKeyTuple]int64 {
 	return out
 }
 
+// EachState calls fn for the entries of the current state, those of members left out, while the room is locked: fn is
+// quick and calls nothing of the room.
+func (r *Room) EachState(fn func(t event.StateKeyTuple, nid int64)) {
+	h, done := r.view()
+	defer done()
+	for t, n := range h.state {
+		fn(t, n)
+	}
+}
+
 // stateNID gives the number and, where it is in memory, the body of a current state event.
 func (h *hot) stateNID(rs *Rooms, t event.StateKeyTuple) (int64, *Event) {
 	if e := h.core[t]; e != nil {
