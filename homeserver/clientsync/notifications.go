@@ -168,8 +168,15 @@ func (l *notificationList) fill(c *cursor) error {
 		return tx.ScanTimeline(c.ur.Room.NID(), c.next+1, c.began, notificationsChunk, func(e *store.ScanEvent) error {
 			n++
 			oldest = e.Ord
-			sender := id.UserID(gjson.GetBytes(e.Body, "sender").String())
-			if _, skip := l.ignored[sender]; !skip && sender != l.user && len(e.Features) > 0 {
+			if len(e.Features) == 0 || (c.rules.Skips != nil && c.rules.Skips(e.Features)) {
+				return nil
+			}
+			body, err := e.Body()
+			if err != nil {
+				return err
+			}
+			sender := id.UserID(gjson.GetBytes(body, "sender").String())
+			if _, skip := l.ignored[sender]; !skip && sender != l.user {
 				c.found = append(c.found, candidate{e.Ord, e.NID, slices.Clone(e.Features), sender})
 			}
 			return nil

@@ -95,7 +95,7 @@ func (s *Sync) arrive(ctx context.Context, t token) (token, error) {
 // buffers are reused: a response is built in one and written at once.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 8<<10); return &b }}
 
-const keepBuffer = 256 << 10
+const keepBuffer = 4 << 20
 
 func release(b *[]byte) {
 	if cap(*b) <= keepBuffer {

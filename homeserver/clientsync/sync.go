@@ -48,6 +48,8 @@ type Deps struct {
 
 // Rules is what the push rules of one user say of the events of one room.
 type Rules struct {
+	// Skips tells by the stored push features that an event notifies the user of nothing, whoever sent it; nil: never.
+	Skips func(features []byte) bool
 	// Quick decides by the stored push features; decided is false where the event has to be read.
 	Quick func(features []byte, sender id.UserID) (v Verdict, decided bool)
 	// Full decides by the whole event.

@@ -247,10 +247,12 @@ type scan struct {
 	ignored map[id.UserID]struct{}
 	memo    *unreadMemo
 	rules   *Rules
+	counted bool // the memo held something before: what is redacted now may be in it
 }
 
 // run adds the events with from < ord <= upto.
 func (c *scan) run(ctx context.Context, from, upto int64) error {
+	c.counted = len(c.memo.items) > 0
 	page, err := c.u.s.d.Rooms.Timeline(ctx, c.ur.Room, room.TimelineQuery{From: upto + 1, To: from, Backwards: true, Limit: unreadInMemory})
 	if err != nil {
 		return err
@@ -259,7 +261,7 @@ func (c *scan) run(ctx context.Context, from, upto int64) error {
 		if e.RedactedBy != 0 {
 			continue
 		}
-		if e.PDU.Type() == "m.room.redaction" && len(c.memo.items) > 0 {
+		if c.counted && e.PDU.Type() == "m.room.redaction" {
 			if err := c.redact(ctx, e.PDU.Redacts()); err != nil {
 				return err
 			}
@@ -284,17 +286,28 @@ func (c *scan) stored(ctx context.Context, from, before int64) error {
 	var list []found
 	var redacted []id.EventID
 	n := 0
+	if err := c.loadRules(ctx); err != nil {
+		return err
+	}
+	skips := c.rules.Skips
+	if c.counted {
+		skips = nil // a redaction notifies nobody, but may take something out of the count
+	}
 	err := c.u.s.d.Store.Read(ctx, func(tx *store.Tx) error {
 		list, redacted, n = nil, nil, 0
 		return tx.ScanTimeline(c.ur.Room.NID(), before, from, unreadMost-unreadInMemory, func(e *store.ScanEvent) error {
 			n++
-			if len(e.Features) == 0 {
-				return nil // redacted
+			if len(e.Features) == 0 || (skips != nil && skips(e.Features)) {
+				return nil // the first: redacted
 			}
-			v := gjson.GetManyBytes(e.Body, "sender", "type")
-			if v[1].Str == "m.room.redaction" {
+			body, err := e.Body()
+			if err != nil {
+				return err
+			}
+			v := gjson.GetManyBytes(body, "sender", "type")
+			if c.counted && v[1].Str == "m.room.redaction" {
 				for _, path := range []string{"content.redacts", "redacts"} {
-					if t := gjson.GetBytes(e.Body, path); t.Type == gjson.String {
+					if t := gjson.GetBytes(body, path); t.Type == gjson.String {
 						redacted = append(redacted, id.EventID(t.String()))
 						break
 					}
@@ -308,11 +321,9 @@ func (c *scan) stored(ctx context.Context, from, before int64) error {
 		return err
 	}
 	c.memo.work += n
-	if len(c.memo.items) > 0 {
-		for _, target := range redacted {
-			if err := c.redact(ctx, target); err != nil {
-				return err
-			}
+	for _, target := range redacted {
+		if err := c.redact(ctx, target); err != nil {
+			return err
 		}
 	}
 	for i := range list {
@@ -337,6 +348,15 @@ func (c *scan) redact(ctx context.Context, target id.EventID) error {
 	return nil
 }
 
+func (c *scan) loadRules(ctx context.Context) error {
+	if c.rules != nil {
+		return nil
+	}
+	r, err := c.u.s.d.Rules(ctx, c.user, c.ur.Room)
+	c.rules = &r
+	return err
+}
+
 // look adds one event if it notifies and is not read. e may be nil; then it is read where it is needed.
 func (c *scan) look(ctx context.Context, ord, nid int64, features []byte, sender id.UserID, e *room.Event) error {
 	if sender == c.user || len(features) == 0 {
@@ -352,12 +372,11 @@ func (c *scan) look(ctx context.Context, ord, nid int64, features []byte, sender
 	if ord <= c.read.thread(thread) {
 		return nil
 	}
-	if c.rules == nil {
-		r, err := c.u.s.d.Rules(ctx, c.user, c.ur.Room)
-		if err != nil {
-			return err
-		}
-		c.rules = &r
+	if err := c.loadRules(ctx); err != nil {
+		return err
+	}
+	if c.rules.Skips != nil && c.rules.Skips(features) {
+		return nil
 	}
 	v, decided := c.rules.Quick(features, sender)
 	if !decided {

@@ -6,16 +6,20 @@ import "fmt"
 type ScanEvent struct {
 	NID, Ord int64
 	Features []byte
-	Body     Content
+	body     []byte
 }
 
-// ScanTimeline reads accepted events of a room with after < ord < before, newest first.
+// Body is the event, decoded only for who looks at it.
+func (e *ScanEvent) Body() (Content, error) { return decodeContent(e.body) }
+
+// ScanTimeline reads accepted events of a room with after < ord < before, newest first. The event
+// given to fn is reused for the next one.
 func (tx *Tx) ScanTimeline(room, before, after int64, limit int, fn func(e *ScanEvent) error) error {
 	var e ScanEvent
 	return tx.Each(`SELECT nid, ord, features, body FROM events WHERE room = $1 AND ord < $2 AND ord > $3 AND status = 0 ORDER BY ord DESC LIMIT $4`,
 		[]any{room, before, after, limit}, func(r *Row) error {
 			e = ScanEvent{}
-			if err := r.Scan(&e.NID, &e.Ord, &e.Features, &e.Body); err != nil {
+			if err := r.Scan(&e.NID, &e.Ord, &e.Features, &e.body); err != nil {
 				return err
 			}
 			return fn(&e)
