@@ -389,7 +389,6 @@ func (rs *Rooms) MembershipHistory(ctx context.Context, r *Room, user id.UserID)
 // time of each event. Spec: client-server API, "Room History Visibility".
 type Visibility struct {
 	all         bool // nothing to decide: every event is visible
-	none        bool
 	memberships []MembershipChange
 	rules       []visibilityRule
 	everJoined  bool
@@ -513,18 +512,13 @@ func (v *Visibility) Allows(ord int64) bool {
 		}
 		at = m.Membership
 	}
-	// the event that changes a setting or the user's own membership is judged by the more open of before and after
-	before, beforeRule := at, rule
 	for i := range v.memberships {
 		if v.memberships[i].Ord == ord {
-			before = MembershipNone
-			if i > 0 {
-				before = v.memberships[i-1].Membership
-			}
-			// a user always sees what happened to the own membership
-			return true
+			return true // a user always sees what happened to the own membership
 		}
 	}
+	// the event that changes the setting is judged by the more open of before and after
+	beforeRule := rule
 	for i := range v.rules {
 		if v.rules[i].ord == ord {
 			beforeRule = "shared"
@@ -533,7 +527,7 @@ func (v *Visibility) Allows(ord int64) bool {
 			}
 		}
 	}
-	return v.allowed(rule, at, ord) || v.allowed(beforeRule, before, ord)
+	return v.allowed(rule, at, ord) || v.allowed(beforeRule, at, ord)
 }
 
 func (v *Visibility) allowed(rule string, at Membership, ord int64) bool {
