@@ -56,6 +56,7 @@ func phases() []phase {
 		{"rate", "500 messages a second offered, 50 rooms of 20", (*Bench).phaseRate},
 		{"delivery", "10 rooms of 20, 190 long polls, 20 messages a second", (*Bench).phaseDelivery},
 		{"crowd", "one room with all members in a long poll, 1 message a second", (*Bench).phaseCrowd},
+		{"receipts", "one room of 500 where every reader polls, sends receipts and has a pusher, 5 messages a second", (*Bench).phaseReceipts},
 		{"initial", "initial sync of an account in 200 rooms, and incremental ones", (*Bench).phaseInitial},
 		{"idle", "idle long polls", (*Bench).phaseIdle},
 	}

@@ -97,7 +97,7 @@ func (s *Server) buildRoutes() error {
 	if s.mux, err = web.NewMux(cfg, tables...); err != nil {
 		return err
 	}
-	if s.ops, err = web.NewMux(web.Config{Logger: s.log}, s.healthRoutes(), s.metricsRoutes()); err != nil {
+	if s.ops, err = web.NewMux(web.Config{Logger: s.log}, s.healthRoutes(), s.metricsRoutes(), s.profileRoutes()); err != nil {
 		return err
 	}
 	s.metrics.know(s.mux.Routes())
