@@ -56,8 +56,9 @@ func content(t *testing.T, c *hstest.Client, room id.RoomID, evType string) map[
 	return c.Must(t, "GET", "", "/v3/rooms/%s/state/%s", room, evType)
 }
 
-func TestCreateRoomOrder(t *testing.T) {
-	hs := hstest.Start(t)
+func TestCreateRoomOrder(t *testing.T) { hstest.Each(t, testCreateRoomOrder) }
+
+func testCreateRoomOrder(t *testing.T, hs *hstest.Server) {
 	alice, bob := hs.User("alice"), hs.User("bob")
 	room := alice.CreateRoomWith(`{"preset":"private_chat","room_alias_name":"pub","name":"The Pub","topic":"Drinks",
 		"invite":["@bob:test","@bob:test"],"is_direct":true,"visibility":"public","creation_content":{"type":"org.example.t","creator":"@eve:test","room_version":"1"},

@@ -118,7 +118,7 @@ func (a *API) events(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	from, hasFrom, err := pageToken(r, "from")
+	from, hasFrom, err := a.pageToken(r, "from")
 	if err != nil {
 		return err
 	}

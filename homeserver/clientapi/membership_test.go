@@ -7,8 +7,9 @@ import (
 	"github.com/moothall/moothall/homeserver/hstest"
 )
 
-func TestJoinRules(t *testing.T) {
-	hs := hstest.Start(t)
+func TestJoinRules(t *testing.T) { hstest.Each(t, testJoinRules) }
+
+func testJoinRules(t *testing.T, hs *hstest.Server) {
 	alice, bob, eve := hs.User("alice"), hs.User("bob"), hs.User("eve")
 	public := alice.CreateRoomWith(`{"preset":"public_chat","room_alias_name":"open"}`)
 	invite := alice.CreateRoom("private_chat")
@@ -58,8 +59,9 @@ func TestJoinRules(t *testing.T) {
 	}
 }
 
-func TestMembershipChanges(t *testing.T) {
-	hs := hstest.Start(t)
+func TestMembershipChanges(t *testing.T) { hstest.Each(t, testMembershipChanges) }
+
+func testMembershipChanges(t *testing.T, hs *hstest.Server) {
 	alice, bob, carol, dave, eve := hs.User("alice"), hs.User("bob"), hs.User("carol"), hs.User("dave"), hs.User("eve")
 	bob.Must(t, "PUT", `{"displayname":"Bob"}`, "/v3/profile/%s/displayname", bob.UserID)
 	dave.Must(t, "PUT", `{"default_action":"block"}`, "/v3/user/%s/account_data/m.invite_permission_config", dave.UserID)

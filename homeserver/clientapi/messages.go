@@ -97,11 +97,11 @@ func (a *API) messages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	from, hasFrom, err := pageToken(r, "from")
+	from, hasFrom, err := a.pageToken(r, "from")
 	if err != nil {
 		return err
 	}
-	to, hasTo, err := pageToken(r, "to")
+	to, hasTo, err := a.pageToken(r, "to")
 	if err != nil {
 		return err
 	}

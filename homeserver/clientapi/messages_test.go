@@ -38,8 +38,9 @@ func texts(c *hstest.Client, room id.RoomID, n int) (ids []id.EventID) {
 	return ids
 }
 
-func TestMessagesPages(t *testing.T) {
-	hs := hstest.Start(t)
+func TestMessagesPages(t *testing.T) { hstest.Each(t, testMessagesPages) }
+
+func testMessagesPages(t *testing.T, hs *hstest.Server) {
 	alice := hs.User("alice")
 	room := alice.CreateRoom("private_chat")
 	const count = 130 // more than a room keeps in memory
@@ -145,8 +146,9 @@ func TestMessagesFilter(t *testing.T) {
 	})
 }
 
-func TestHistoryVisibility(t *testing.T) {
-	hs := hstest.Start(t)
+func TestHistoryVisibility(t *testing.T) { hstest.Each(t, testHistoryVisibility) }
+
+func testHistoryVisibility(t *testing.T, hs *hstest.Server) {
 	alice, bob, eve := hs.User("alice"), hs.User("bob"), hs.User("eve")
 	for visibility, want := range map[string]string{
 		"joined": "joined-time back", "invited": "invited joined-time back", "shared": "before invited joined-time away back",
@@ -229,8 +231,9 @@ func TestIgnoredUsers(t *testing.T) {
 	}
 }
 
-func TestContext(t *testing.T) {
-	hs := hstest.Start(t)
+func TestContext(t *testing.T) { hstest.Each(t, testContext) }
+
+func testContext(t *testing.T, hs *hstest.Server) {
 	alice, bob := hs.User("alice"), hs.User("bob")
 	room := alice.CreateRoom("public_chat")
 	bob.Join(room)
@@ -276,8 +279,9 @@ func TestContext(t *testing.T) {
 	})
 }
 
-func TestTimestampToEvent(t *testing.T) {
-	hs := hstest.Start(t)
+func TestTimestampToEvent(t *testing.T) { hstest.Each(t, testTimestampToEvent) }
+
+func testTimestampToEvent(t *testing.T, hs *hstest.Server) {
 	alice := hs.User("alice")
 	room := alice.CreateRoom("private_chat")
 	var ids []id.EventID

@@ -35,11 +35,11 @@ func (a *API) relations(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	from, hasFrom, err := pageToken(r, "from")
+	from, hasFrom, err := a.pageToken(r, "from")
 	if err != nil {
 		return err
 	}
-	to, hasTo, err := pageToken(r, "to")
+	to, hasTo, err := a.pageToken(r, "to")
 	if err != nil {
 		return err
 	}

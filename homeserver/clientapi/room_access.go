@@ -273,12 +273,15 @@ func direction(r *http.Request, def string) (backwards bool, err error) {
 	return false, mxerr.InvalidParam("query parameter 'dir' must be f (forwards) or b (backwards)")
 }
 
-// pageToken reads a pagination token from the query; ok is false where there is none.
-func pageToken(r *http.Request, name string) (t room.Token, ok bool, err error) {
+// pageToken reads a pagination token from the query; ok is false where there is none. A process that lags behind the
+// one that gave the token out catches up.
+func (a *API) pageToken(r *http.Request, name string) (t room.Token, ok bool, err error) {
 	s := web.QueryString(r, name)
 	if s == "" {
 		return 0, false, nil
 	}
-	t, err = room.ParseToken(s)
+	if t, err = room.ParseToken(s); err == nil && int64(t) > a.Store.Applied() && !a.Store.SQLite() {
+		err = a.Store.CatchUp(r.Context())
+	}
 	return t, err == nil, err
 }

@@ -57,8 +57,9 @@ func TestSend(t *testing.T) {
 	})
 }
 
-func TestAnnotationsAndThreads(t *testing.T) {
-	hs := hstest.Start(t)
+func TestAnnotationsAndThreads(t *testing.T) { hstest.Each(t, testAnnotationsAndThreads) }
+
+func testAnnotationsAndThreads(t *testing.T, hs *hstest.Server) {
 	alice, bob := hs.User("alice"), hs.User("bob")
 	room := alice.CreateRoom("public_chat")
 	bob.Join(room)
@@ -89,8 +90,9 @@ func TestAnnotationsAndThreads(t *testing.T) {
 	checkAll(t, []refusal{{"again after a redaction", bob, "PUT", path, []any{room, "m.reaction", "g"}, like("👍"), 200, ""}})
 }
 
-func TestRedact(t *testing.T) {
-	hs := hstest.Start(t)
+func TestRedact(t *testing.T) { hstest.Each(t, testRedact) }
+
+func testRedact(t *testing.T, hs *hstest.Server) {
 	alice, bob, eve := hs.User("alice"), hs.User("bob"), hs.User("eve")
 	for _, version := range []string{"1", "3", "10", "11", "12"} {
 		t.Run("version "+version, func(t *testing.T) {

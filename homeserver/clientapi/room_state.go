@@ -134,7 +134,7 @@ func (a *API) members(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	at, hasAt, err := pageToken(r, "at")
+	at, hasAt, err := a.pageToken(r, "at")
 	if err != nil {
 		return err
 	}

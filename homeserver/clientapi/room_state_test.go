@@ -31,8 +31,9 @@ func membersOf(t *testing.T, c *hstest.Client, room id.RoomID, query string) str
 	return fmt.Sprint(found)
 }
 
-func TestRoomState(t *testing.T) {
-	hs := hstest.Start(t)
+func TestRoomState(t *testing.T) { hstest.Each(t, testRoomState) }
+
+func testRoomState(t *testing.T, hs *hstest.Server) {
 	alice, bob, carol, eve := hs.User("alice"), hs.User("bob"), hs.User("carol"), hs.User("eve")
 	room := alice.CreateRoomWith(`{"preset":"public_chat","name":"one"}`)
 	bob.Join(room)
