@@ -89,7 +89,6 @@ func (v roomView) DisplayName(u id.UserID) string {
 	return gjson.GetBytes(e.PDU.Content(), "displayname").Str
 }
 
-
 // pushUnread counts what a user's badges show.
 func (s *Server) pushUnread(ctx context.Context, user id.UserID) (push.Counts, error) {
 	c, err := s.sync.UnreadTotal(ctx, user)
@@ -135,6 +134,9 @@ func (s *Server) syncRules(ctx context.Context, user id.UserID, r *room.Room) (c
 		RoomNotifyLevel: levels.NotificationRoom(), NotifyLevel: levels.Notification,
 	}
 	return clientsync.Rules{
+		Skips: func(features []byte) bool {
+			return rules.Compiled.SkipsUncounted() && push.FlagsOf(features)&push.FlagCounts == 0
+		},
 		Quick: func(features []byte, sender id.UserID) (clientsync.Verdict, bool) {
 			f, err := push.ParseFeatures(features)
 			if err != nil {
