@@ -126,7 +126,7 @@ func (a *API) deleteAlias(w http.ResponseWriter, r *http.Request) error {
 	}
 	who := web.Requester(r)
 	var found store.Alias
-	err = a.Store.Read(ctx, func(tx *store.Tx) (err error) {
+	err = a.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
 		found, _, err = tx.AliasByName(alias)
 		return err
 	})
@@ -215,7 +215,7 @@ func (a *API) roomAliases(w http.ResponseWriter, r *http.Request) error {
 	var out struct {
 		Aliases []string `json:"aliases"`
 	}
-	err = a.Store.Read(r.Context(), func(tx *store.Tx) (err error) {
+	err = a.Store.ReadOne(r.Context(), func(tx *store.Tx) (err error) {
 		out.Aliases, err = tx.RoomAliases(rm.NID())
 		return err
 	})

@@ -83,7 +83,7 @@ func (a *API) roomInitialSync(w http.ResponseWriter, r *http.Request) error {
 // appendRoomAccountData appends what a user keeps with a room as a list of events.
 func (a *API) appendRoomAccountData(ctx context.Context, dst []byte, user id.UserID, rm *room.Room) ([]byte, error) {
 	var data []store.AccountData
-	err := a.Store.Read(ctx, func(tx *store.Tx) (err error) {
+	err := a.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
 		data, err = tx.RoomAccountData(user, rm.NID())
 		return err
 	})

@@ -65,7 +65,7 @@ type thirdPartySigned struct {
 func (a *API) memberDraft(ctx context.Context, sender, target id.UserID, content memberContent) (room.Draft, error) {
 	if content.Membership != "leave" && content.Membership != "ban" && a.localName(string(target)) {
 		var profile store.Profile
-		err := a.Store.Read(ctx, func(tx *store.Tx) (err error) {
+		err := a.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
 			profile, err = tx.Profile(target)
 			return err
 		})

@@ -129,7 +129,7 @@ func directoryToken(s string) (at int, back bool, err error) {
 func (a *API) directoryPage(ctx context.Context, q *directoryQuery, at int, back bool, limit int) (publicRoomsResponse, error) {
 	var out publicRoomsResponse
 	var rooms []store.DirectoryRoom
-	err := a.Store.Read(ctx, func(tx *store.Tx) (err error) {
+	err := a.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
 		rooms, err = tx.PublishedRooms()
 		return err
 	})
@@ -202,7 +202,7 @@ func (a *API) summaries(ctx context.Context, rooms []store.DirectoryRoom, places
 		nids[i] = rm.NID
 		index[rm.NID] = i
 	}
-	err := a.Store.Read(ctx, func(tx *store.Tx) error {
+	err := a.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		return tx.DirectoryState(nids, summaryTypes(), func(nid int64, evType string, pdu []byte) {
 			out[index[nid]].add(evType, []byte(gjson.GetBytes(pdu, "content").Raw))
 		})

@@ -170,7 +170,7 @@ func (a *API) aliasRoom(ctx context.Context, alias string) (int64, error) {
 	}
 	var found store.Alias
 	var ok bool
-	err := a.Store.Read(ctx, func(tx *store.Tx) (err error) {
+	err := a.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
 		found, ok, err = tx.AliasByName(alias)
 		return err
 	})

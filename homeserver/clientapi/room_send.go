@@ -203,7 +203,7 @@ func (a *API) checkThread(ctx context.Context, rm *room.Room, root id.EventID) e
 // Spec: client-server API, "Avoiding duplicate annotations".
 func (a *API) checkAnnotation(ctx context.Context, d *room.Draft, parent, key string) error {
 	var nids []int64
-	err := a.Store.Read(ctx, func(tx *store.Tx) (err error) {
+	err := a.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
 		nids, err = tx.AnnotationsBy(parent, d.Type, string(d.Sender))
 		return err
 	})

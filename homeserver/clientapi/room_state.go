@@ -391,7 +391,7 @@ func listedAliases(content []byte) ([]string, error) {
 
 // published tells whether a room stands in the directory.
 func (a *API) published(ctx context.Context, rm *room.Room) (published bool, err error) {
-	err = a.Store.Read(ctx, func(tx *store.Tx) (err error) {
+	err = a.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
 		published, err = tx.RoomPublished(rm.NID())
 		return err
 	})

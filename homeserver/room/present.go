@@ -138,7 +138,7 @@ func (rs *Rooms) presentMembership(ctx context.Context, r *Room, p *presentation
 func (rs *Rooms) presentReplaced(ctx context.Context, r *Room, p *presentation, ords []int64) error {
 	byOrd := make(map[int64]int64, len(ords))
 	nids := make([]int64, 0, len(ords))
-	err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+	err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 		return tx.ReplacedState(r.nid, ords, func(ord, replaced int64) {
 			byOrd[ord] = replaced
 			nids = append(nids, replaced)

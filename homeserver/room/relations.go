@@ -44,7 +44,7 @@ func (rs *Rooms) Relations(ctx context.Context, r *Room, q RelationsQuery) (Time
 	for {
 		sq.Limit = q.Limit - len(page.Events) + 1
 		var nids []int64
-		err := rs.d.Store.Read(ctx, func(tx *store.Tx) error {
+		err := rs.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
 			var err error
 			nids, err = tx.RelatedPage(sq)
 			return err
