@@ -24,6 +24,8 @@ type Deps struct {
 	OnDeviceDeleted []func(tx *store.Tx, user id.UserID, device id.DeviceID) error
 	// Exclusive tells whether an application service claims a user id for itself; nil: none does.
 	Exclusive func(user id.UserID) bool
+	// MailQueued is told that mail waits in the outbox; nil: nobody sends any.
+	MailQueued func()
 	// LeaveAllRooms makes a deactivated user leave; nil: there are no rooms.
 	LeaveAllRooms func(ctx context.Context, user id.UserID) error
 }

@@ -14,6 +14,7 @@ type Config struct {
 	Registration RegistrationConfig
 	Passwords    PasswordConfig
 	Sessions     SessionConfig
+	Email        EmailConfig
 }
 
 // RegistrationConfig says who may make an account.
@@ -48,6 +49,14 @@ type SessionConfig struct {
 	AccessTokenLifetime time.Duration
 	// LoginTokens lets a signed-in user get a token that signs another device in (POST /login/get_token).
 	LoginTokens bool
+}
+
+// EmailConfig is about e-mail addresses.
+type EmailConfig struct {
+	// Enabled says that the server can send mail.
+	Enabled bool
+	// Required makes registration ask for an address.
+	Required bool
 }
 
 const (

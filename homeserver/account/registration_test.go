@@ -63,7 +63,7 @@ func TestRegistrationTokens(t *testing.T) {
 						return
 					}
 				}
-				approval, err = n.CompleteStage(ctx, approval, account.StageRegistrationToken, "three")
+				approval, err = n.CompleteStage(ctx, approval, account.StageRegistrationToken, account.StageProof{RegistrationToken: "three"})
 				if err == nil {
 					_, err = n.CreateUser(ctx, account.NewUser{Localpart: fmt.Sprint("user", i), Approval: &approval})
 				}
@@ -93,7 +93,7 @@ func TestRegistrationTokens(t *testing.T) {
 		wants(t, "create", err, "")
 		s, err := n.SaveUIA(ctx, account.NewUIA("register", ""))
 		wants(t, "begin", err, "")
-		s, err = n.CompleteStage(ctx, s, account.StageRegistrationToken, one.Token)
+		s, err = n.CompleteStage(ctx, s, account.StageRegistrationToken, account.StageProof{RegistrationToken: one.Token})
 		wants(t, "reserve", err, "")
 		if ok, _ := n.RegistrationTokenValid(ctx, one.Token); ok {
 			t.Error("a reserved token is valid")
@@ -148,11 +148,11 @@ func TestUIA(t *testing.T) {
 		_, _, err = n.FindUIA(ctx, "a\x00b", "", "")
 		wants(t, "a session id with NUL", err, "M_INVALID_PARAM")
 
-		s, err = n.CompleteStage(ctx, s, "one", "")
+		s, err = n.CompleteStage(ctx, s, "one", account.StageProof{})
 		wants(t, "complete", err, "")
-		s, err = n.CompleteStage(ctx, s, "one", "")
+		s, err = n.CompleteStage(ctx, s, "one", account.StageProof{})
 		wants(t, "complete again", err, "")
-		if s, err = n.CompleteStage(ctx, s, "two", ""); err != nil || !slices.Equal(s.Completed, []string{"one", "two"}) {
+		if s, err = n.CompleteStage(ctx, s, "two", account.StageProof{}); err != nil || !slices.Equal(s.Completed, []string{"one", "two"}) {
 			t.Errorf("completed: %v, %v", s.Completed, err)
 		}
 		if found, _, _ := n.FindUIA(ctx, s.ID, s.Operation, s.User); !slices.Equal(found.Completed, []string{"one", "two"}) {
@@ -173,7 +173,7 @@ func TestUIA(t *testing.T) {
 		if spent.Load() != 1 {
 			t.Errorf("spent %d times", spent.Load())
 		}
-		if _, err := n.CompleteStage(ctx, s, "three", ""); !errors.Is(err, account.ErrApprovalSpent) {
+		if _, err := n.CompleteStage(ctx, s, "three", account.StageProof{}); !errors.Is(err, account.ErrApprovalSpent) {
 			t.Errorf("a stage of a spent authentication: %v", err)
 		}
 		if err := n.SpendUIA(ctx, account.NewUIA("x", "@alice:example.org")); err != nil {

@@ -96,5 +96,13 @@ func (a *Accounts) flushSeen(ctx context.Context) {
 
 // Sweep removes what has expired.
 func (a *Accounts) Sweep(ctx context.Context) error {
-	return a.Store.Write(ctx, func(tx *store.Tx) error { return tx.SweepRegistration(a.now()) })
+	now := a.now()
+	return a.Store.Write(ctx, func(tx *store.Tx) error {
+		for _, sweep := range []func(int64) error{tx.SweepRegistration, tx.SweepEmail, tx.SweepOpenID} {
+			if err := sweep(now); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

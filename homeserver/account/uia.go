@@ -16,6 +16,7 @@ const (
 	StagePassword          = "m.login.password"
 	StageDummy             = "m.login.dummy"
 	StageRegistrationToken = "m.login.registration_token"
+	StageEmail             = "m.login.email.identity"
 )
 
 // ErrApprovalSpent says that an authentication session was used, or has expired, since it was looked at.
@@ -51,9 +52,15 @@ func (a *Accounts) FindUIA(ctx context.Context, sid, operation string, user id.U
 	return s, found && s.Operation == operation && s.User == user && s.Expires > a.now(), err
 }
 
-// CompleteStage notes that a stage was passed. registrationToken is reserved where the stage is that of registration
-// tokens; ErrTokenUnusable if it cannot be.
-func (a *Accounts) CompleteStage(ctx context.Context, s UIA, stage, registrationToken string) (UIA, error) {
+// StageProof is what a passed stage leaves for the operation that it allows.
+type StageProof struct {
+	RegistrationToken string // reserved with the stage
+	EmailSID          string // session in which an e-mail address was proved
+}
+
+// CompleteStage notes that a stage was passed. A registration token is reserved; ErrTokenUnusable if it cannot be.
+func (a *Accounts) CompleteStage(ctx context.Context, s UIA, stage string, proof StageProof) (UIA, error) {
+	registrationToken := proof.RegistrationToken
 	if s.ID == "" {
 		if registrationToken != "" {
 			usable, err := a.RegistrationTokenValid(ctx, registrationToken)
@@ -63,6 +70,7 @@ func (a *Accounts) CompleteStage(ctx context.Context, s UIA, stage, registration
 		}
 		s.Completed = append(slices.Clone(s.Completed), stage)
 		s.RegistrationToken = registrationToken
+		s.EmailSID = proof.EmailSID
 		return s, nil
 	}
 	var now UIA
@@ -88,6 +96,9 @@ func (a *Accounts) CompleteStage(ctx context.Context, s UIA, stage, registration
 				return ErrTokenUnusable
 			}
 			now.RegistrationToken = registrationToken
+		}
+		if proof.EmailSID != "" {
+			now.EmailSID = proof.EmailSID
 		}
 		now.Completed = append(now.Completed, stage)
 		return tx.UpdateUIASession(now)

@@ -100,7 +100,8 @@ func (a *Accounts) Available(ctx context.Context, localpart string) error {
 	return err
 }
 
-// CreateUser makes an account. Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_EXCLUSIVE, ErrApprovalSpent.
+// CreateUser makes an account. Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_EXCLUSIVE, ErrApprovalSpent; where the
+// approval names an e-mail address, M_THREEPID_AUTH_FAILED and M_THREEPID_IN_USE.
 func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (User, error) {
 	local, err := a.Localpart(n.Localpart)
 	if err != nil {
@@ -137,6 +138,11 @@ func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (User, error) {
 		}
 		if !inserted {
 			return userInUse()
+		}
+		if n.Approval != nil && n.Approval.EmailSID != "" {
+			if err := a.attachEmail(tx, u.ID, n.Approval.EmailSID, store.EmailForRegistration); err != nil {
+				return err
+			}
 		}
 		if n.DisplayName != "" {
 			p, err := profile.stored(u.ID)
@@ -355,6 +361,9 @@ func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) e
 			return errNoUser
 		}
 		if err := tx.DeactivateUser(user, erase); err != nil {
+			return err
+		}
+		if err := tx.DeleteThreepids(user); err != nil {
 			return err
 		}
 		if err := tx.DeleteLoginTokens(user); err != nil {

@@ -322,7 +322,7 @@ func TestServerFacts(t *testing.T) {
 	if got := s.expect(t, "GET", v3+"/account/3pid", token, "", 200, ""); got.get("threepids").Raw != "[]" {
 		t.Errorf("3pid: %s", got.body)
 	}
-	for _, path := range []string{"/_matrix/client/r0/login", v3 + "/account/3pid/add", v3 + "/auth/x/fallback/web"} {
+	for _, path := range []string{"/_matrix/client/r0/login", v3 + "/account/3pid/remove", v3 + "/auth/x/fallback/web"} {
 		s.expect(t, "GET", path, token, "", 404, "M_UNRECOGNIZED")
 	}
 	s.expect(t, "PUT", login, "", "{}", 405, "M_UNRECOGNIZED")

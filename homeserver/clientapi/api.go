@@ -64,6 +64,10 @@ func (a *API) Routes() []web.Route {
 		a.summaryRoutes(),
 		a.peekRoutes(),
 		a.reportRoutes(),
+		a.emailRoutes(),
+		a.adminRoutes(),
+		a.openIDRoutes(),
+		a.mutualRoomRoutes(),
 	} {
 		all = append(all, t...)
 	}

@@ -40,7 +40,7 @@ func (a *API) capabilities(w http.ResponseWriter, r *http.Request) error {
 		"m.set_displayname": mine,
 		"m.set_avatar_url":  mine,
 		"m.profile_fields":  mine,
-		"m.3pid_changes":    enabled{false},
+		"m.3pid_changes":    enabled{a.Accounts.Config.Email.Enabled && !who.Guest},
 		"m.get_login_token": enabled{a.Accounts.Config.Sessions.LoginTokens && !who.Guest},
 	}
 	if who.Admin {

@@ -90,20 +90,27 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) passwordLogin(r *http.Request, req loginRequest) (id.UserID, error) {
 	if req.Identifier == nil && req.User == "" && req.Medium != "" {
-		// The deprecated way to name a third-party identifier; there are none.
-		return "", mxerr.Forbidden("no account has this address")
+		// The deprecated way to name a third-party identifier.
+		req.Identifier = &userIdentifier{Type: "m.id.thirdparty", Medium: req.Medium, Address: req.Address}
 	}
-	name, err := loginName(req.Identifier, req.User)
+	name, err := a.loginName(r.Context(), req.Identifier, req.User)
 	if err != nil {
 		return "", err
 	}
 	if req.Password == nil {
 		return "", mxerr.MissingParam("'password' is required")
 	}
-	// One bucket for all ways to write a name.
-	key := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(name, "@"), ":"+a.ServerName))
-	if err := a.passwordAttempt(string(a.Accounts.UserID(key))); err != nil {
-		return "", err
+	if req.Identifier != nil && req.Identifier.Address != "" {
+		if err := a.passwordAttempt(strings.ToLower(req.Identifier.Address)); err != nil {
+			return "", err
+		}
+	}
+	if name != nobody {
+		// One bucket for all ways to write a name.
+		key := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(name, "@"), ":"+a.ServerName))
+		if err := a.passwordAttempt(string(a.Accounts.UserID(key))); err != nil {
+			return "", err
+		}
 	}
 	u, err := a.Accounts.CheckPassword(r.Context(), name, *req.Password)
 	if mxerr.As(err) != nil {

@@ -45,13 +45,8 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var flows []uiaFlow
-	switch a.Accounts.Config.Registration.Mode {
-	case account.RegistrationOpen:
-		flows = []uiaFlow{{Stages: []string{account.StageDummy}}}
-	case account.RegistrationToken:
-		flows = []uiaFlow{{Stages: []string{account.StageRegistrationToken}}}
-	default:
+	flows := a.registrationFlows()
+	if flows == nil {
 		return errRegistrationClosed
 	}
 	// Spec: these are checked before user-interactive authentication.
@@ -59,7 +54,7 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	approval, err := a.interact(r, req.Auth, "register", "", flows)
+	approval, err := a.interact(r, req.Auth, operationRegister, "", flows)
 	if err != nil {
 		return err
 	}
@@ -74,6 +69,29 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 		return web.WriteJSON(w, loginResponse{UserID: u.ID})
 	}
 	return a.signIn(w, r, u.ID, account.SignIn{Device: req.DeviceID, DeviceDisplayName: req.DeviceName, Refreshable: req.RefreshTokens})
+}
+
+// registrationFlows are the ways to register; nil while registration is closed. An e-mail address comes before the
+// registration token, because the token alone completes a flow of its own.
+func (a *API) registrationFlows() []uiaFlow {
+	var flow, withEmail uiaFlow
+	switch c := a.Accounts.Config; {
+	case c.Registration.Mode == account.RegistrationOpen:
+		flow = uiaFlow{Stages: []string{account.StageDummy}}
+		withEmail = uiaFlow{Stages: []string{account.StageEmail}}
+	case c.Registration.Mode == account.RegistrationToken:
+		flow = uiaFlow{Stages: []string{account.StageRegistrationToken}}
+		withEmail = uiaFlow{Stages: []string{account.StageEmail, account.StageRegistrationToken}}
+	default:
+		return nil
+	}
+	switch c := a.Accounts.Config.Email; {
+	case !c.Enabled:
+		return []uiaFlow{flow}
+	case c.Required:
+		return []uiaFlow{withEmail}
+	}
+	return []uiaFlow{flow, withEmail}
 }
 
 // checkRegistration refuses what could not be registered whoever asks, and returns the localpart.

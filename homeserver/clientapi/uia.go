@@ -25,12 +25,16 @@ type authData struct {
 	Password   *string         `json:"password"`
 
 	Token string `json:"token"` // m.login.registration_token
+
+	ThreepidCreds *threepidCreds `json:"threepid_creds"` // m.login.email.identity
 }
 
 // userIdentifier names a user at sign-in. Spec: client-server API, "Identifier types".
 type userIdentifier struct {
-	Type string `json:"type"`
-	User string `json:"user"`
+	Type    string `json:"type"`
+	User    string `json:"user"`
+	Medium  string `json:"medium"`
+	Address string `json:"address"`
 }
 
 // uiaFlow is a list of stages; whoever passes all stages of one flow, in order, has authenticated.
@@ -101,14 +105,14 @@ func (a *API) interact(r *http.Request, auth *authData, operation string, user i
 		if !isNextStage(flows, s.Completed, auth.Type) {
 			return s, a.challenge(ctx, s, flows, mxerr.Forbidden("this is not one of the authentication stages that can be passed now"))
 		}
-		token, err := a.tryStage(r, auth, user)
+		proof, err := a.tryStage(r, auth, operation, user)
 		if refused := mxerr.As(err); refused != nil && refused.Status == http.StatusUnauthorized {
 			return s, a.challenge(ctx, s, flows, refused)
 		}
 		if err != nil {
 			return s, err
 		}
-		next, err := a.Accounts.CompleteStage(ctx, s, auth.Type, token)
+		next, err := a.Accounts.CompleteStage(ctx, s, auth.Type, proof)
 		switch {
 		case errors.Is(err, account.ErrTokenUnusable):
 			return s, a.challenge(ctx, s, flows, errRegistrationToken)
@@ -147,28 +151,30 @@ var (
 	errUIAPassword       = mxerr.New(http.StatusUnauthorized, "M_FORBIDDEN", "the username or password is wrong")
 )
 
-// tryStage checks what the client submits for a stage. A 401 error means that it may try again. registrationToken is
-// the token that the stage of that name names; whether it can be used is found out when it is reserved.
-func (a *API) tryStage(r *http.Request, auth *authData, user id.UserID) (registrationToken string, err error) {
+// tryStage checks what the client submits for a stage. A 401 error means that it may try again. Whether a registration
+// token can be used is found out when it is reserved.
+func (a *API) tryStage(r *http.Request, auth *authData, operation string, user id.UserID) (account.StageProof, error) {
 	switch auth.Type {
 	case account.StageDummy:
-		return "", nil
+		return account.StageProof{}, nil
 	case account.StageRegistrationToken:
 		if auth.Token == "" {
-			return "", mxerr.MissingParam("'auth.token' is required")
+			return account.StageProof{}, mxerr.MissingParam("'auth.token' is required")
 		}
-		return auth.Token, nil
+		return account.StageProof{RegistrationToken: auth.Token}, nil
 	case account.StagePassword:
-		return "", a.tryPassword(r, auth, user)
+		return account.StageProof{}, a.tryPassword(r, auth, user)
+	case account.StageEmail:
+		return a.tryEmail(r, auth, operation)
 	}
-	return "", mxerr.New(http.StatusBadRequest, "M_UNRECOGNIZED", "this authentication type is not known")
+	return account.StageProof{}, mxerr.New(http.StatusBadRequest, "M_UNRECOGNIZED", "this authentication type is not known")
 }
 
 func (a *API) tryPassword(r *http.Request, auth *authData, user id.UserID) error {
 	if auth.Password == nil {
 		return mxerr.MissingParam("'auth.password' is required")
 	}
-	name, err := loginName(auth.Identifier, auth.User)
+	name, err := a.loginName(r.Context(), auth.Identifier, auth.User)
 	if err != nil {
 		return err
 	}
@@ -199,8 +205,13 @@ func (a *API) passwordAttempt(account string) error {
 	return nil
 }
 
-// loginName is the name in an identifier, or in the "user" member of old clients.
-func loginName(identifier *userIdentifier, legacy string) (string, error) {
+// nobody is the name of no account. Spec: "In the case that the homeserver does not know about the supplied 3PID, the
+// homeserver must respond with 403 Forbidden": as a wrong password is answered, and after the same time.
+const nobody = "@"
+
+// loginName is the name in an identifier, or in the "user" member of old clients. An address that no account has gives
+// nobody.
+func (a *API) loginName(ctx context.Context, identifier *userIdentifier, legacy string) (string, error) {
 	switch {
 	case identifier == nil && legacy == "":
 		return "", mxerr.MissingParam("'identifier' is required")
@@ -213,10 +224,13 @@ func loginName(identifier *userIdentifier, legacy string) (string, error) {
 			return "", mxerr.MissingParam("'identifier.user' is required")
 		}
 		return identifier.User, nil
-	case "m.id.thirdparty", "m.id.phone":
-		// Spec: "In the case that the homeserver does not know about the supplied 3PID, the homeserver must respond
-		// with 403 Forbidden". There are none.
-		return "", mxerr.Forbidden("no account has this address")
+	case "m.id.thirdparty":
+		if identifier.Medium == "" || identifier.Address == "" {
+			return "", mxerr.MissingParam("'identifier.medium' and 'identifier.address' are required")
+		}
+		return a.addressOwner(ctx, identifier.Medium, identifier.Address)
+	case "m.id.phone":
+		return nobody, nil // no account has a phone number
 	case "":
 		return "", mxerr.MissingParam("'identifier.type' is required")
 	}

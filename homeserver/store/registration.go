@@ -67,6 +67,7 @@ type UIASession struct {
 	User              id.UserID // whose it is; "" at registration
 	Completed         []string  // stages
 	RegistrationToken string    // reserved by a completed stage, or ""
+	EmailSID          string    // proof of an e-mail address that a completed stage named, or ""
 	Expires           int64     // ms
 }
 
@@ -76,30 +77,30 @@ func (tx *Tx) InsertUIASession(s UIASession) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(`INSERT INTO uia_sessions (id, operation, usr, completed, registration_token, expires) VALUES ($1, $2, $3, $4, $5, $6)`,
-		s.ID, s.Operation, s.User, string(completed), s.RegistrationToken, s.Expires)
+	_, err = tx.Exec(`INSERT INTO uia_sessions (id, operation, usr, completed, registration_token, email_sid, expires) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		s.ID, s.Operation, s.User, string(completed), s.RegistrationToken, s.EmailSID, s.Expires)
 	return err
 }
 
 // LockUIASession reads a session and holds its row to the end of the transaction.
 func (tx *Tx) LockUIASession(sid string) (UIASession, bool, error) {
-	return tx.uiaSession(`SELECT operation, usr, completed, registration_token, expires FROM uia_sessions WHERE id = $1 @forupdate`, sid)
+	return tx.uiaSession(`SELECT operation, usr, completed, registration_token, email_sid, expires FROM uia_sessions WHERE id = $1 @forupdate`, sid)
 }
 
 // UIASession reads a session.
 func (tx *Tx) UIASession(sid string) (UIASession, bool, error) {
-	return tx.uiaSession(`SELECT operation, usr, completed, registration_token, expires FROM uia_sessions WHERE id = $1`, sid)
+	return tx.uiaSession(`SELECT operation, usr, completed, registration_token, email_sid, expires FROM uia_sessions WHERE id = $1`, sid)
 }
 
 // TakeUIASession reads a session and removes it: what it allowed is done once.
 func (tx *Tx) TakeUIASession(sid string) (UIASession, bool, error) {
-	return tx.uiaSession(`DELETE FROM uia_sessions WHERE id = $1 RETURNING operation, usr, completed, registration_token, expires`, sid)
+	return tx.uiaSession(`DELETE FROM uia_sessions WHERE id = $1 RETURNING operation, usr, completed, registration_token, email_sid, expires`, sid)
 }
 
 func (tx *Tx) uiaSession(sql, sid string) (UIASession, bool, error) {
 	s := UIASession{ID: sid}
 	var completed string
-	found, err := tx.Get([]any{&s.Operation, &s.User, &completed, &s.RegistrationToken, &s.Expires}, sql, sid)
+	found, err := tx.Get([]any{&s.Operation, &s.User, &completed, &s.RegistrationToken, &s.EmailSID, &s.Expires}, sql, sid)
 	if err != nil || !found {
 		return s, false, err
 	}
@@ -115,7 +116,8 @@ func (tx *Tx) UpdateUIASession(s UIASession) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(`UPDATE uia_sessions SET completed = $2, registration_token = $3 WHERE id = $1`, s.ID, string(completed), s.RegistrationToken)
+	_, err = tx.Exec(`UPDATE uia_sessions SET completed = $2, registration_token = $3, email_sid = $4 WHERE id = $1`,
+		s.ID, string(completed), s.RegistrationToken, s.EmailSID)
 	return err
 }
 
