@@ -268,20 +268,29 @@ func (b *builder) strippedRoom(r *room.UserRoom, name string) (bool, error) {
 	b.b = append(b.b, '"')
 	b.b = append(b.b, name...)
 	b.b = append(b.b, `":{"events":[`...)
+	if err := b.appendStripped(r.Room, member); err != nil {
+		return false, err
+	}
+	b.b = append(b.b, ']', '}')
+	return true, nil
+}
+
+// appendStripped writes the stripped state of a room that the user has the member event of, without being in it.
+func (b *builder) appendStripped(r *room.Room, member *room.Event) error {
 	for _, t := range stripped {
-		e, err := r.Room.StateEvent(b.ctx, t, "")
+		e, err := r.StateEvent(b.ctx, t, "")
 		if err != nil {
-			return false, err
+			return err
 		}
 		if e != nil {
 			b.comma()
 			b.b = e.AppendStripped(b.b)
 		}
 	}
-	if sender != b.req.user {
-		e, err := r.Room.MemberEvent(b.ctx, sender)
+	if sender := member.PDU.Sender(); sender != b.req.user {
+		e, err := r.MemberEvent(b.ctx, sender)
 		if err != nil {
-			return false, err
+			return err
 		}
 		if e != nil {
 			b.comma()
@@ -290,8 +299,7 @@ func (b *builder) strippedRoom(r *room.UserRoom, name string) (bool, error) {
 	}
 	b.comma()
 	b.b = member.AppendStripped(b.b)
-	b.b = append(b.b, ']', '}')
-	return true, nil
+	return nil
 }
 
 // loadAccountData reads what changed of the user's account data.

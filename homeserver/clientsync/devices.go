@@ -11,6 +11,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver/event"
 	"github.com/moothall/moothall/homeserver/room"
+	"github.com/moothall/moothall/homeserver/store"
 )
 
 const toDeviceMost = 100 // messages in one response
@@ -169,26 +170,27 @@ func (b *builder) appendDeviceLists() error {
 
 func (b *builder) deviceLists() (changed, left []id.UserID, err error) {
 	me, since := b.req.user, b.req.since.pos
-	users, known := b.s.marks.changedLists(me, since)
-	if !known || b.lists.left {
-		// the database knows it all
-		if changed, left, err = b.s.d.Keys.Changes(b.ctx, me, since); err != nil {
+	changed, known := b.s.marks.changedLists(me, since)
+	if !known {
+		if changed, err = b.s.d.Keys.DeviceListChangedSince(b.ctx, me, since, b.upto); err != nil {
 			return nil, nil, err
 		}
-		if !known {
-			return changed, left, nil
-		}
-		changed = nil
 	}
-	if users, err = b.sharing(users); err != nil {
+	if changed, err = b.sharing(changed); err != nil {
 		return nil, nil, err
 	}
-	changed = append(changed, users...)
 	for u := range b.lists.came {
 		changed = append(changed, u)
 	}
+	if b.lists.left {
+		err = b.s.d.Store.Read(b.ctx, func(tx *store.Tx) error {
+			var err error
+			left, err = tx.LeftDeviceLists(me, since)
+			return err
+		})
+	}
 	slices.Sort(changed)
-	return slices.Compact(changed), left, nil
+	return slices.Compact(changed), left, err
 }
 
 // sharing keeps of some users those who are joined to a room with the user, the user included.

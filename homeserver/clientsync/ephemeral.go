@@ -120,7 +120,7 @@ func (b *builder) appendPresence(user *room.User) error {
 	if f.MatchesNothing() || !f.MatchType("m.presence") {
 		return nil
 	}
-	changed, all := b.s.presence.since(b.req.user, b.req.since.node, b.req.since.serial)
+	changed, urgent, all := b.s.presence.since(b.req.user, b.req.since.node, b.req.since.serial)
 	if all || b.req.initial {
 		shared, err := b.s.d.Rooms.UsersSharingRoom(b.ctx, b.req.user)
 		if err != nil {
@@ -128,7 +128,7 @@ func (b *builder) appendPresence(user *room.User) error {
 		}
 		changed = b.s.presence.present(shared)
 	} else if len(b.newPeers) > 0 {
-		changed = append(changed, b.s.presence.present(b.newPeers)...)
+		changed = append(changed, b.s.presence.present(b.newPeers)...) // in a response that goes out anyway
 	}
 	if len(changed) == 0 {
 		return nil
@@ -143,7 +143,7 @@ func (b *builder) appendPresence(user *room.User) error {
 			if !ok {
 				continue
 			}
-			b.urgent = true
+			b.urgent = b.urgent || urgent
 			b.comma()
 			b.b = append(b.b, `{"content":`...)
 			b.b = b.s.appendPresence(b.b, v)

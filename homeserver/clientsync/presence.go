@@ -55,7 +55,7 @@ type presence struct {
 
 	mu      sync.Mutex
 	users   map[id.UserID]*presenceUser
-	changed map[id.UserID]struct{}
+	changed map[id.UserID]bool // to be published; true where it is worth waking somebody
 }
 
 type presenceUser struct {
@@ -97,10 +97,11 @@ type presenceFeed struct {
 type feedItem struct {
 	serial int64
 	user   id.UserID
+	urgent bool
 }
 
 func newPresence(node string, serial *atomic.Int64, now func() time.Time) *presence {
-	return &presence{now: now, node: node, serial: serial, users: make(map[id.UserID]*presenceUser), changed: make(map[id.UserID]struct{})}
+	return &presence{now: now, node: node, serial: serial, users: make(map[id.UserID]*presenceUser), changed: make(map[id.UserID]bool)}
 }
 
 func (p *presence) user(u id.UserID) *presenceUser {
@@ -215,8 +216,9 @@ func (p *presence) note(u id.UserID, x *presenceUser) {
 		x.shown.lastActive = v.lastActive
 		return
 	}
+	// currently_active alone comes with the next response: every message changes it for its sender
+	p.changed[u] = p.changed[u] || v.state != x.shown.state || v.status != x.shown.status
 	x.shown = v
-	p.changed[u] = struct{}{}
 }
 
 // tick ends what has run out.
@@ -237,31 +239,22 @@ func (p *presence) tick() {
 	}
 }
 
-// take gives some of the users whose changes were not published yet.
-func (p *presence) take() []id.UserID {
+// take gives some of the users whose changes were not published yet, and whether these are urgent.
+func (p *presence) take() (out []id.UserID, urgent []bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var out []id.UserID
-	for u := range p.changed {
-		out = append(out, u)
+	for u, now := range p.changed {
+		out, urgent = append(out, u), append(urgent, now)
 		delete(p.changed, u)
 		if len(out) == publishAtOnce {
 			break
 		}
 	}
-	return out
-}
-
-// syncing tells whether a user calls /sync here, so that it has a feed.
-func (p *presence) syncing(u id.UserID) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	x := p.users[u]
-	return x != nil && x.feed != nil
+	return out, urgent
 }
 
 // publish puts the change of one user into the feeds of others. It tells who has a feed.
-func (p *presence) publish(u id.UserID, to map[id.UserID]struct{}) []id.UserID {
+func (p *presence) publish(u id.UserID, urgent bool, to map[id.UserID]struct{}) []id.UserID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	x := p.users[u]
@@ -279,7 +272,7 @@ func (p *presence) publish(u id.UserID, to map[id.UserID]struct{}) []id.UserID {
 			f.floor = f.items[feedKept/2].serial
 			f.items = append(f.items[:0], f.items[feedKept/2+1:]...)
 		}
-		f.items = append(f.items, feedItem{p.serial.Add(1), u})
+		f.items = append(f.items, feedItem{p.serial.Add(1), u, urgent})
 		out = append(out, o)
 	}
 	if len(to) < len(p.users) {
@@ -297,19 +290,20 @@ func (p *presence) publish(u id.UserID, to map[id.UserID]struct{}) []id.UserID {
 }
 
 // since gives the users whose presence changed for a user after a serial of a process; all is true where everyone's has
-// to be told.
-func (p *presence) since(u id.UserID, node string, serial int64) (changed []id.UserID, all bool) {
+// to be told, urgent where it should not wait.
+func (p *presence) since(u id.UserID, node string, serial int64) (changed []id.UserID, urgent, all bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	x := p.users[u]
 	if x == nil || x.feed == nil || node != p.node || serial < x.feed.floor {
-		return nil, true
+		return nil, true, true
 	}
 	f := x.feed
 	for i := len(f.items) - 1; i >= 0 && f.items[i].serial > serial; i-- {
 		changed = append(changed, f.items[i].user)
+		urgent = urgent || f.items[i].urgent
 	}
-	return changed, false
+	return changed, urgent, false
 }
 
 // get gives what others see of a user; known is false for users who were not seen since the start.

@@ -1,6 +1,7 @@
 package clientsync
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -252,13 +253,7 @@ func (r *roomReceipts) since(user id.UserID, pos int64, ignored map[id.UserID]st
 	}
 	r.mu.RUnlock()
 	slices.SortFunc(list, func(a, b *store.Receipt) int {
-		if a.Ord != b.Ord {
-			return int(min(max(a.Ord-b.Ord, -1), 1))
-		}
-		if a.Type != b.Type {
-			return int(a.Type - b.Type)
-		}
-		return int(min(max(a.Pos-b.Pos, -1), 1))
+		return cmp.Or(cmp.Compare(a.Ord, b.Ord), cmp.Compare(a.Type, b.Type), cmp.Compare(a.Pos, b.Pos))
 	})
 	return list, own
 }

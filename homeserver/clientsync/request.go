@@ -11,6 +11,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver/filter"
 	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/room"
 	"github.com/moothall/moothall/homeserver/web"
 )
 
@@ -113,24 +114,31 @@ func (s *Sync) serve(ctx context.Context, w http.ResponseWriter, req *request) e
 	s.presence.begin(req.user, req.device, req.presence)
 	defer s.presence.done(req.user, req.device)
 	s.acknowledge(req)
+	once := req.initial || req.fullState || req.timeout == 0
+	return s.poll(ctx, user, req.who, req.timeout, once, func(now bool) (bool, error) { return s.answer(ctx, w, req, now) })
+}
+
+// poll asks for an answer until there is one, and at the end of the time for one that must be. With once it asks for
+// that straight away.
+func (s *Sync) poll(ctx context.Context, user *room.User, who *web.Identity, timeout time.Duration, once bool, answer func(now bool) (done bool, err error)) error {
 	began := s.d.Store.Applied()
-	if req.initial || req.fullState || req.timeout == 0 {
-		_, err := s.answer(ctx, w, req, true)
+	if once {
+		_, err := answer(true)
 		return err
 	}
 	// the watch comes before the first look, so that nothing falls between them
 	watch := user.Watch()
 	defer watch.Close()
-	deadline := time.NewTimer(req.timeout)
+	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
 	for {
-		if done, err := s.answer(ctx, w, req, false); done || err != nil {
+		if done, err := answer(false); done || err != nil {
 			return err
 		}
 		select {
 		case <-watch.C():
-			if s.d.SessionEnded != nil && s.marks.session(req.user, began) {
-				if err := s.d.SessionEnded(ctx, req.who); err != nil {
+			if s.d.SessionEnded != nil && s.marks.session(who.UserID, began) {
+				if err := s.d.SessionEnded(ctx, who); err != nil {
 					return err
 				}
 				began = s.d.Store.Applied()
@@ -141,7 +149,7 @@ func (s *Sync) serve(ctx context.Context, w http.ResponseWriter, req *request) e
 		case <-ctx.Done():
 			return nil // nobody reads the answer any more
 		}
-		_, err := s.answer(ctx, w, req, true)
+		_, err := answer(true)
 		return err
 	}
 }

@@ -1,6 +1,7 @@
 package clientsync
 
 import (
+	"cmp"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
@@ -82,7 +83,7 @@ func (b *builder) stateEvents(ur *room.UserRoom, st *stretch, whole bool, heroes
 				nids = append(nids, nid)
 			}
 		}
-	case !st.limited:
+	case !st.partial:
 		return b.withMembers(ur, st, end, stateBefore(st.states, end), lazy, whole, heroes)
 	default:
 		changes, err := b.s.d.Rooms.StateChanges(b.ctx, st.r, st.after, end)
@@ -173,6 +174,9 @@ func (b *builder) withMembers(ur *room.UserRoom, st *stretch, end int64, events 
 		}
 	}
 	key := lazyKey{b.req.user, b.req.device, ur.Room.NID()}
+	if whole {
+		b.s.caches.lazy.Invalidate(key) // the client begins anew
+	}
 	for u := range wanted {
 		e, err := b.memberAt(st, u, end)
 		if err != nil {
@@ -257,7 +261,7 @@ func (b *builder) heroes(r *room.Room) []id.UserID {
 				}
 			}
 		}
-		slices.SortFunc(best, func(x, y member) int { return int(min(max(x.nid-y.nid, -1), 1)) })
+		slices.SortFunc(best, func(x, y member) int { return cmp.Compare(x.nid, y.nid) })
 		var out []id.UserID
 		for _, m := range best[:min(len(best), heroesMost)] {
 			out = append(out, m.user)
@@ -283,7 +287,7 @@ func (b *builder) notePeers(ur *room.UserRoom, st *stretch, fresh bool) error {
 		return nil
 	}
 	states := st.states
-	if st.limited {
+	if st.partial {
 		changes, err := b.s.d.Rooms.StateChanges(b.ctx, st.r, st.after, st.upto)
 		if err != nil {
 			return err
@@ -309,8 +313,8 @@ func (b *builder) notePeers(ur *room.UserRoom, st *stretch, fresh bool) error {
 			return err
 		case u == b.req.user:
 		case e.PDU.Membership() != "join":
-			b.lists.left = b.lists.left || st.limited || (prev != nil && prev.PDU.Membership() == "join")
-		case st.limited || prev == nil || prev.PDU.Membership() != "join":
+			b.lists.left = b.lists.left || st.partial || (prev != nil && prev.PDU.Membership() == "join")
+		case st.partial || prev == nil || prev.PDU.Membership() != "join":
 			b.lists.join(u)
 			b.peer(u)
 		}

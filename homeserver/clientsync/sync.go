@@ -290,6 +290,7 @@ func (s *Sync) runLists(ctx context.Context) error {
 func (s *Sync) runPresence(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	rest := 0
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
@@ -299,7 +300,9 @@ func (s *Sync) runPresence(ctx context.Context) error {
 		if n%5 == 0 {
 			s.presence.tick()
 		}
-		s.publishPresence(ctx)
+		if rest--; rest <= 0 && s.publishPresence(ctx) > presenceCrowd {
+			rest = 5
+		}
 	}
 }
 
@@ -313,16 +316,19 @@ func (s *Sync) cast(topic string, v any) {
 	s.d.Store.Broadcast(topic, string(b))
 }
 
-// publishPresence puts what changed into the feeds of those who share rooms, and wakes them.
-func (s *Sync) publishPresence(ctx context.Context) {
-	users := s.presence.take()
+// presenceCrowd is how many users may be woken for presence every second; for more it is every five.
+const presenceCrowd = 200
+
+// publishPresence puts what changed into the feeds of those who share rooms, and wakes them. It tells how many.
+func (s *Sync) publishPresence(ctx context.Context) int {
+	users, urgent := s.presence.take()
 	if !s.d.Store.SQLite() {
 		for _, c := range s.presence.casts(users) {
 			s.cast(topicPresence, c)
 		}
 	}
 	wake := make(map[id.UserID]struct{})
-	for _, u := range users {
+	for i, u := range users {
 		others, err := s.d.Rooms.UsersSharingRoom(ctx, u)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -330,11 +336,14 @@ func (s *Sync) publishPresence(ctx context.Context) {
 			}
 			continue
 		}
-		for _, o := range s.presence.publish(u, others) {
-			wake[o] = struct{}{}
+		for _, o := range s.presence.publish(u, urgent[i], others) {
+			if urgent[i] {
+				wake[o] = struct{}{}
+			}
 		}
 	}
 	for o := range wake {
 		s.d.Rooms.Poke(o)
 	}
+	return len(wake)
 }

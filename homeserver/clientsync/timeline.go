@@ -2,6 +2,7 @@ package clientsync
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 
 	"github.com/tidwall/gjson"
@@ -23,8 +24,9 @@ type stretch struct {
 	// limited says that there are events between after and the first one of events that were not looked at.
 	limited bool
 	// states are the state events that were looked at, newest first, whether the filter let them through or not. Unless
-	// limited these are all between after and upto.
-	states []*room.Event
+	// partial is set these are all between after and upto.
+	states  []*room.Event
+	partial bool
 	// start is the ord of the first event: the state before it is what the client needs. Without events it lies behind
 	// upto.
 	start   int64
@@ -33,10 +35,17 @@ type stretch struct {
 
 // readTimeline reads the newest events with after < ord <= upto that the client may and wants to see.
 func (b *builder) readTimeline(r *room.Room, after, upto int64, visible func(e *room.Event) bool) (*stretch, error) {
+	return b.readStretch(r, after, upto, b.req.filter.Room.Timeline.LimitOr(timelineDefault), visible)
+}
+
+// readStretch is readTimeline with a limit that is not the filter's.
+func (b *builder) readStretch(r *room.Room, after, upto int64, limit int, visible func(e *room.Event) bool) (*stretch, error) {
 	st := &stretch{r: r, after: after, upto: upto, start: upto + 1}
 	f := b.req.filter.Room.Timeline
 	roomID := string(r.ID())
-	nothing := f.MatchesNothing() || !f.MatchRoom(roomID)
+	if f.MatchesNothing() || !f.MatchRoom(roomID) {
+		return st, b.readStates(st)
+	}
 	match := func(e *room.Event) bool {
 		_, isState := e.PDU.StateKey()
 		if isState {
@@ -44,7 +53,7 @@ func (b *builder) readTimeline(r *room.Room, after, upto int64, visible func(e *
 		} else {
 			st.noteRelation(e)
 		}
-		if nothing || (visible != nil && !visible(e)) {
+		if visible != nil && !visible(e) {
 			return false
 		}
 		sender := e.PDU.Sender()
@@ -60,18 +69,39 @@ func (b *builder) readTimeline(r *room.Room, after, upto int64, visible func(e *
 		return f.Match(meta)
 	}
 	page, err := b.s.d.Rooms.Timeline(b.ctx, r, room.TimelineQuery{
-		From: upto + 1, To: after, Backwards: true, Limit: f.LimitOr(timelineDefault), Match: match,
+		From: upto + 1, To: after, Backwards: true, Limit: limit, Match: match,
 	})
 	if err != nil {
 		return nil, err
 	}
 	slices.Reverse(page.Events)
 	st.events = page.Events
-	st.limited = page.More
+	st.limited, st.partial = page.More, page.More
 	if len(st.events) > 0 {
 		st.start = st.events[0].Ord
 	}
 	return st, nil
+}
+
+// readStates stands in for readTimeline where the client wants no timeline at all.
+func (b *builder) readStates(st *stretch) error {
+	if st.after == 0 {
+		st.partial = true // the whole state is told anyway
+		return nil
+	}
+	changes, err := b.s.d.Rooms.StateChanges(b.ctx, st.r, st.after, st.upto)
+	if err != nil {
+		return err
+	}
+	nids := make([]int64, 0, len(changes))
+	for _, nid := range changes {
+		if nid != 0 {
+			nids = append(nids, nid)
+		}
+	}
+	st.states, err = b.s.d.Rooms.EventsByNID(b.ctx, nids)
+	slices.SortFunc(st.states, func(x, y *room.Event) int { return cmp.Compare(y.Ord, x.Ord) })
+	return err
 }
 
 // noteRelation remembers what an event relates to: only such events can have bundled aggregations.
@@ -98,12 +128,29 @@ func (st *stretch) prevBatch() room.Token {
 
 // appendTimeline writes the timeline's member of a room.
 func (b *builder) appendTimeline(st *stretch, membership func(e *room.Event) string) error {
+	b.comma()
+	b.b = append(b.b, `"timeline":{"events":[`...)
+	if err := b.appendStretch(st, membership); err != nil {
+		return err
+	}
+	b.b = append(b.b, `],"limited":`...)
+	if st.limited {
+		b.b = append(b.b, "true"...)
+	} else {
+		b.b = append(b.b, "false"...)
+	}
+	b.b = append(b.b, `,"prev_batch":"`...)
+	b.b = append(b.b, st.prevBatch().String()...)
+	b.b = append(b.b, '"', '}')
+	return nil
+}
+
+// appendStretch writes the events of a stretch.
+func (b *builder) appendStretch(st *stretch, membership func(e *room.Event) string) error {
 	v := room.Viewer{User: b.req.user, Device: b.req.device, NowMS: b.nowMS, OmitRoomID: true}
 	if err := b.prepareViewer(st, &v); err != nil {
 		return err
 	}
-	b.comma()
-	b.b = append(b.b, `"timeline":{"events":[`...)
 	for _, e := range st.events {
 		v.Membership = membership(e)
 		v.PrevContent, v.ReplacesState = nil, ""
@@ -119,15 +166,6 @@ func (b *builder) appendTimeline(st *stretch, membership func(e *room.Event) str
 		b.comma()
 		b.event(e, &v)
 	}
-	b.b = append(b.b, `],"limited":`...)
-	if st.limited {
-		b.b = append(b.b, "true"...)
-	} else {
-		b.b = append(b.b, "false"...)
-	}
-	b.b = append(b.b, `,"prev_batch":"`...)
-	b.b = append(b.b, st.prevBatch().String()...)
-	b.b = append(b.b, '"', '}')
 	return nil
 }
 
@@ -192,19 +230,26 @@ func (b *builder) memberships(ur *room.UserRoom, st *stretch) (func(e *room.Even
 	if ur.Pos <= st.after || st.start >= ur.Pos {
 		return func(*room.Event) string { return now }, nil
 	}
-	history, err := b.s.d.Rooms.MembershipHistory(b.ctx, ur.Room, b.req.user)
-	if err != nil {
-		return nil, err
+	evs, err := b.s.d.Rooms.EventsByNID(b.ctx, []int64{ur.MemberNID})
+	if err != nil || len(evs) == 0 {
+		return func(*room.Event) string { return now }, err
+	}
+	chain := []*room.Event{evs[0]} // the user's member events, newest first, back to the start of the stretch
+	for last := evs[0]; last.Ord > st.start; chain = append(chain, last) {
+		if last, err = b.s.prevOf(b.ctx, last); err != nil {
+			return nil, err
+		}
+		if last == nil {
+			break
+		}
 	}
 	return func(e *room.Event) string {
-		at := "leave" // Spec: "the room membership of the user": who never was in the room has left it
-		for _, m := range history {
-			if m.Ord > e.Ord {
-				break
+		for _, m := range chain {
+			if m.Ord <= e.Ord {
+				return m.PDU.Membership()
 			}
-			at = m.Membership.String()
 		}
-		return at
+		return "leave" // who never was in the room is as if he had left it
 	}, nil
 }
 
@@ -286,7 +331,7 @@ func (b *builder) joinedRoom(ur *room.UserRoom) (bool, error) {
 
 // timelineAndState writes timeline, state and summary of a joined room, and tells whether there was anything to write.
 func (b *builder) timelineAndState(ur *room.UserRoom, st *stretch, whole bool) (bool, error) {
-	members := whole || st.limited
+	members := whole || st.partial
 	for _, e := range st.states {
 		members = members || e.PDU.Type() == "m.room.member"
 	}

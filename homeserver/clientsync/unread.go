@@ -1,6 +1,7 @@
 package clientsync
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -166,7 +167,7 @@ func (u *unreadCounts) count(ctx context.Context, user id.UserID, ur *room.UserR
 				return Unread{}, err
 			}
 			if len(m.items) > unreadMost {
-				slices.SortFunc(m.items, func(a, b unreadItem) int { return int(min(max(b.ord-a.ord, -1), 1)) })
+				slices.SortFunc(m.items, func(a, b unreadItem) int { return cmp.Compare(b.ord, a.ord) })
 				m.items = slices.Clone(m.items[:unreadMost])
 			}
 		}
