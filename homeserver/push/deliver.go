@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	perGateway  = 8   // deliveries at once to one host: a slow gateway takes no more
+	perGateway  = 64  // deliveries at once to one host: a slow gateway takes no more
 	perProcess  = 512 // and to all together
 	claimTime   = 2 * time.Minute
 	claimPushes = 4 // taken at once: their time limits together stay below claimTime
@@ -183,21 +183,12 @@ func (p *Push) due(ctx context.Context) (out []store.Pusher, err error) {
 
 // deliver sends all that waits for one pusher.
 func (p *Push) deliver(ctx context.Context, pusher int64) {
-	var to store.Pusher
-	var waiting []store.Push
-	var found bool
-	err := p.Store.Write(ctx, func(tx *store.Tx) error {
-		now, err := tx.Now()
-		if err != nil {
-			return err
-		}
-		to, waiting, found, err = tx.ClaimPusher(pusher, now, now+claimTime.Milliseconds(), now-giveUpAfter.Milliseconds(), claimPushes)
-		return err
-	})
-	if err != nil || !found {
+	claimed, err := p.claims.do(ctx, pusher)
+	if err != nil || claimed == nil {
 		p.warn(ctx, "claim a pusher", pusher, err)
 		return
 	}
+	to, waiting := claimed.Pusher, claimed.Waiting
 	// What was sent is noted also when the process stops meanwhile.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTime)
 	defer cancel()
@@ -228,30 +219,65 @@ func (p *Push) deliver(ctx context.Context, pusher int64) {
 	}
 }
 
-// settle notes what was sent and gives what is to be sent next.
-func (p *Push) settle(ctx context.Context, to *store.Pusher, sent int64, failure error, stopping bool) (waiting []store.Push, err error) {
-	if failure != nil && !stopping {
-		p.Log.Info("a notification was not delivered, it is tried again", "user_id", to.User, "app_id", to.AppID,
-			"failures", to.Failures+1, "error", failure)
-	}
-	err = p.Store.Write(ctx, func(tx *store.Tx) error {
+// claim takes pushers in one transaction; nil for those that somebody else has or that are not due.
+func (p *Push) claim(ctx context.Context, pushers []int64) ([]*store.Claimed, error) {
+	var got map[int64]*store.Claimed
+	err := p.Store.Write(ctx, func(tx *store.Tx) error {
 		now, err := tx.Now()
 		if err != nil {
 			return err
 		}
-		if failure != nil && !stopping {
-			return tx.PushFailed(to.ID, sent, to.Badge, now+p.backoff(to.Failures).Milliseconds(), keepFailing)
-		}
-		waiting, err = tx.PushesDone(to.ID, sent, to.Badge, now+claimTime.Milliseconds(), claimPushes)
-		if err == nil && stopping {
-			waiting, err = nil, tx.ReleasePusher(to.ID)
-		}
+		got, err = tx.ClaimPushers(pushers, now, now+claimTime.Milliseconds(), now-giveUpAfter.Milliseconds(), claimPushes)
 		return err
 	})
-	if failure == nil {
-		to.Failures = 0
+	out := make([]*store.Claimed, len(pushers))
+	for i, id := range pushers {
+		out[i] = got[id]
 	}
-	return waiting, err
+	return out, err
+}
+
+// noteDone notes deliveries in one transaction and gives what is to be sent next to each pusher.
+func (p *Push) noteDone(ctx context.Context, done []store.Delivered) ([][]store.Push, error) {
+	var more map[int64][]store.Push
+	err := p.Store.Write(ctx, func(tx *store.Tx) error {
+		now, err := tx.Now()
+		if err != nil {
+			return err
+		}
+		more, err = tx.PushesDone(done, now+claimTime.Milliseconds(), claimPushes)
+		return err
+	})
+	out := make([][]store.Push, len(done))
+	for i, d := range done {
+		out[i] = more[d.Pusher]
+	}
+	return out, err
+}
+
+// settle notes what was sent and gives what is to be sent next.
+func (p *Push) settle(ctx context.Context, to *store.Pusher, sent int64, failure error, stopping bool) (waiting []store.Push, err error) {
+	if failure == nil && !stopping {
+		to.Failures = 0
+		return p.dones.do(ctx, store.Delivered{Pusher: to.ID, UpTo: sent, Badge: to.Badge})
+	}
+	if failure != nil && !stopping {
+		p.Log.Info("a notification was not delivered, it is tried again", "user_id", to.User, "app_id", to.AppID,
+			"failures", to.Failures+1, "error", failure)
+	}
+	return nil, p.Store.Write(ctx, func(tx *store.Tx) error {
+		now, err := tx.Now()
+		if err != nil {
+			return err
+		}
+		if !stopping {
+			return tx.PushFailed(to.ID, sent, to.Badge, now+p.backoff(to.Failures).Milliseconds(), keepFailing)
+		}
+		if _, err := tx.PushesDone([]store.Delivered{{Pusher: to.ID, UpTo: sent, Badge: to.Badge}}, now, claimPushes); err != nil {
+			return err
+		}
+		return tx.ReleasePusher(to.ID)
+	})
 }
 
 func (p *Push) warn(ctx context.Context, what string, pusher int64, err error) {

@@ -202,7 +202,7 @@ func TestSlowGateway(t *testing.T) {
 	w, slow, quick := newWorld(t, store.Config{DataDir: t.TempDir()}), newGateway(t), newGateway(t)
 	w.run()
 	slow.set(func() { slow.delay = 700 * time.Millisecond })
-	for i := range 3 * perGateway {
+	for i := range perGateway + 30 {
 		w.do(alice, "POST", "/pushers/set", pusherBody(slow, "app", fmt.Sprint("slow", i), ""), 200, "")
 	}
 	w.do(carol, "POST", "/pushers/set", pusherBody(quick, "app", "quick", ""), 200, "")
@@ -213,7 +213,7 @@ func TestSlowGateway(t *testing.T) {
 		t.Error("the quick gateway came after the slow one")
 	default:
 	}
-	for range 3 * perGateway {
+	for range perGateway + 30 {
 		slow.next(t)
 	}
 	slow.set(func() {
@@ -245,15 +245,30 @@ func TestQueueKeepsTheNewest(t *testing.T) {
 			if err := tx.PushFailed(list[0].ID, 101, 5, 2000, 3); err != nil {
 				return err
 			}
-			if _, _, found, err := tx.ClaimPusher(list[0].ID, 1999, 5000, 0, 10); err != nil || found {
-				return fmt.Errorf("claimed before its time: %v %v", found, err)
+			ids := []int64{list[0].ID, 987654321}
+			if got, err := tx.ClaimPushers(ids, 1999, 5000, 0, 10); err != nil || len(got) != 0 {
+				return fmt.Errorf("claimed before its time: %v %v", got, err)
 			}
-			p, waiting, found, err := tx.ClaimPusher(list[0].ID, 2000, 5000, 1008, 10)
-			if err != nil || !found || p.Badge != 5 || p.Failures != 1 || len(waiting) != 2 || waiting[0].Pos != 108 || !waiting[0].High || waiting[1].High || string(waiting[0].Tweaks) != `{"a":1}` {
-				return fmt.Errorf("claim: %v %+v %+v %w", found, p, waiting, err)
+			got, err := tx.ClaimPushers(ids, 2000, 5000, 1008, 10)
+			if err != nil || len(got) != 1 {
+				return fmt.Errorf("claim: %v %v", got, err)
 			}
-			if _, _, found, err := tx.ClaimPusher(list[0].ID, 3000, 5000, 0, 10); err != nil || found {
-				return fmt.Errorf("claimed twice: %v %w", found, err)
+			p, waiting := got[list[0].ID].Pusher, got[list[0].ID].Waiting
+			if p.Badge != 5 || p.Failures != 1 || len(waiting) != 2 || waiting[0].Pos != 108 || !waiting[0].High || waiting[1].High || string(waiting[0].Tweaks) != `{"a":1}` {
+				return fmt.Errorf("claim: %+v %+v", p, waiting)
+			}
+			if got, err := tx.ClaimPushers(ids, 3000, 5000, 0, 10); err != nil || len(got) != 0 {
+				return fmt.Errorf("claimed twice: %v %v", got, err)
+			}
+			more, err := tx.PushesDone([]store.Delivered{{Pusher: list[0].ID, UpTo: 108, Badge: 2}}, 5000, 10)
+			if err != nil || len(more[list[0].ID]) != 1 || more[list[0].ID][0].Pos != 109 {
+				return fmt.Errorf("what is left: %+v %v", more, err)
+			}
+			if more, err = tx.PushesDone([]store.Delivered{{Pusher: list[0].ID, UpTo: 109, Badge: 0}}, 5000, 10); err != nil || len(more) != 0 {
+				return fmt.Errorf("nothing is left: %+v %v", more, err)
+			}
+			if got, err := tx.ClaimPushers(ids, 3000, 5000, 0, 10); err != nil || len(got) != 1 || got[list[0].ID].Pusher.Badge != 0 {
+				return fmt.Errorf("the pusher is free again: %v %v", got, err)
 			}
 			return nil
 		})

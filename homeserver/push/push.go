@@ -65,6 +65,8 @@ type Push struct {
 	rules    rulesCache
 	users    pusherUsers
 	dispatch dispatcher
+	claims   batcher[int64, *store.Claimed]
+	dones    batcher[store.Delivered, []store.Push]
 
 	scanEvery time.Duration                      // between looks for pushers whose time has come
 	backoff   func(failures int64) time.Duration // before the next attempt
@@ -78,6 +80,8 @@ func New(d Deps) *Push {
 	p := &Push{Deps: d, defaults: CompileDefault(), scanEvery: 5 * time.Second, backoff: backoff}
 	p.rules.entries = make(map[id.UserID]*UserRules)
 	p.dispatch.signal = make(chan struct{}, 1)
+	p.claims.ask = p.claim
+	p.dones.ask = p.noteDone
 	return p
 }
 

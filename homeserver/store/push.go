@@ -213,53 +213,86 @@ func (tx *Tx) DuePushers(now int64, limit int) (out []Pusher, err error) {
 	return tx.pushers(`id IN (SELECT pusher FROM push_queue) AND busy_until <= $1 AND next_try <= $1 ORDER BY next_try LIMIT $2`, now, limit)
 }
 
-// ClaimPusher takes the right to deliver for one pusher until the given time, and the oldest of what waits. found is
-// false where another process delivers, or where it is not yet time for a new attempt.
-func (tx *Tx) ClaimPusher(pusher, now, until, oldest int64, limit int) (p Pusher, waiting []Push, found bool, err error) {
-	err = tx.Each(`UPDATE pushers SET busy_until = $3 WHERE id = $1 AND busy_until <= $2 AND next_try <= $2 RETURNING `+pusherCols,
-		[]any{pusher, now, until}, func(r *Row) error {
-			found = true
-			return p.scan(r)
-		})
-	if err != nil || !found {
-		return p, nil, false, err
-	}
-	if _, err := tx.Exec(`DELETE FROM push_queue WHERE pusher = $1 AND queued < $2`, pusher, oldest); err != nil {
-		return p, nil, false, err
-	}
-	waiting, err = tx.waiting(pusher, limit)
-	return p, waiting, true, err
+// Claimed is a pusher for which the caller alone delivers, and the oldest of what waits for it.
+type Claimed struct {
+	Pusher  Pusher
+	Waiting []Push
 }
 
-func (tx *Tx) waiting(pusher int64, limit int) (out []Push, err error) {
-	err = tx.Each(`SELECT pusher, pos, queued, room, nid, high, tweaks FROM push_queue WHERE pusher = $1 ORDER BY pos LIMIT $2`,
-		[]any{pusher, limit}, func(r *Row) error {
+// ClaimPushers takes the right to deliver for pushers until the given time. Those for which another process delivers, and
+// those whose next attempt is not due, are left out. What waits since before oldest is dropped.
+func (tx *Tx) ClaimPushers(ids []int64, now, until, oldest int64, limit int) (map[int64]*Claimed, error) {
+	out := make(map[int64]*Claimed, len(ids))
+	var got []int64
+	err := tx.Each(`UPDATE pushers SET busy_until = $3 WHERE id IN @int($1) AND busy_until <= $2 AND next_try <= $2 RETURNING `+pusherCols,
+		[]any{ids, now, until}, func(r *Row) error {
+			c := &Claimed{}
+			err := c.Pusher.scan(r)
+			out[c.Pusher.ID] = c
+			got = append(got, c.Pusher.ID)
+			return err
+		})
+	if err != nil || len(got) == 0 {
+		return nil, err
+	}
+	if _, err := tx.Exec(`DELETE FROM push_queue WHERE pusher IN @int($1) AND queued < $2`, got, oldest); err != nil {
+		return nil, err
+	}
+	return out, tx.waiting(got, limit, func(q Push) { out[q.Pusher].Waiting = append(out[q.Pusher].Waiting, q) })
+}
+
+// waiting reads the oldest notifications of each pusher, at most limit.
+func (tx *Tx) waiting(pushers []int64, limit int, fn func(Push)) error {
+	return tx.Each(`SELECT pusher, pos, queued, room, nid, high, tweaks FROM (SELECT pusher, pos, queued, room, nid, high, tweaks,
+		row_number() OVER (PARTITION BY pusher ORDER BY pos) AS n FROM push_queue WHERE pusher IN @int($1)) q WHERE n <= $2 ORDER BY pusher, pos`,
+		[]any{pushers, limit}, func(r *Row) error {
 			var q Push
 			var tweaks Content
 			if err := r.Scan(&q.Pusher, &q.Pos, &q.Queued, &q.Room, &q.NID, &q.High, &tweaks); err != nil {
 				return err
 			}
 			q.Tweaks = tweaks
-			out = append(out, q)
+			fn(q)
 			return nil
 		})
-	return out, err
 }
 
-// PushesDone removes what was delivered (everything up to upTo) and gives what came in the meantime. With nothing left,
-// the pusher is free again.
-func (tx *Tx) PushesDone(pusher, upTo, badge, until int64, limit int) (waiting []Push, err error) {
-	if _, err := tx.Exec(`DELETE FROM push_queue WHERE pusher = $1 AND pos <= $2`, pusher, upTo); err != nil {
+// Delivered says how far a pusher's notifications were delivered, and what its gateway was told last.
+type Delivered struct {
+	Pusher, UpTo, Badge int64
+}
+
+// PushesDone removes what was delivered and gives what came in the meantime. Pushers with nothing left are free again;
+// the others are claimed until the given time.
+func (tx *Tx) PushesDone(done []Delivered, until int64, limit int) (map[int64][]Push, error) {
+	ids := make([]int64, len(done))
+	upTo, badges := map[int64][]int64{}, map[[2]int64][]int64{}
+	for i, d := range done {
+		ids[i] = d.Pusher
+		upTo[d.UpTo] = append(upTo[d.UpTo], d.Pusher)
+	}
+	for pos, list := range upTo {
+		if _, err := tx.Exec(`DELETE FROM push_queue WHERE pusher IN @int($1) AND pos <= $2`, list, pos); err != nil {
+			return nil, err
+		}
+	}
+	more := map[int64][]Push{}
+	if err := tx.waiting(ids, limit, func(q Push) { more[q.Pusher] = append(more[q.Pusher], q) }); err != nil {
 		return nil, err
 	}
-	if waiting, err = tx.waiting(pusher, limit); err != nil {
-		return nil, err
+	for _, d := range done {
+		key := [2]int64{d.Badge, 0}
+		if len(more[d.Pusher]) > 0 {
+			key[1] = until
+		}
+		badges[key] = append(badges[key], d.Pusher)
 	}
-	if len(waiting) == 0 {
-		until = 0
+	for key, list := range badges {
+		if _, err := tx.Exec(`UPDATE pushers SET badge = $2, failures = 0, next_try = 0, busy_until = $3 WHERE id IN @int($1)`, list, key[0], key[1]); err != nil {
+			return nil, err
+		}
 	}
-	_, err = tx.Exec(`UPDATE pushers SET badge = $2, failures = 0, next_try = 0, busy_until = $3 WHERE id = $1`, pusher, badge, until)
-	return waiting, err
+	return more, nil
 }
 
 // PushFailed removes what was delivered before the failure, frees the pusher, sets the time of the next attempt and
