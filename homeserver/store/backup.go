@@ -38,10 +38,12 @@ type BackupTable struct {
 	Rows    int64    `json:"rows"`
 }
 
-// afterRestore is run on restored data, in both dialects: positions that clients saw after the backup was made will be given
-// again, so that the log gets a new epoch; nobody holds a follower's lease.
+// afterRestore is run on restored data, in both dialects. Clients hold tokens of positions that were given after the backup
+// was made. The log gets a new epoch, and goes on so far behind that none of those positions is given again: whatever a
+// token of the lost tail is used for, everything that comes now lies behind it. Nobody holds a follower's lease.
 const afterRestore = `INSERT INTO log_epochs (epoch, first_pos, created)
-	SELECT (SELECT max(epoch) + 1 FROM log_epochs), pos, %d FROM log_head WHERE id = 1;
+	SELECT (SELECT max(epoch) + 1 FROM log_epochs), pos + 1, %d FROM log_head WHERE id = 1;
+UPDATE log_head SET pos = pos + 1000000000 WHERE id = 1;
 UPDATE followers SET owner = '', lease_until = 0;`
 
 // Backup writes one consistent state of the database into a directory, while servers go on working on it. The database is not

@@ -75,6 +75,7 @@ func (s *Store) followLease(ctx context.Context, name string, fn func(ctx contex
 			}
 		}
 		var entries []Entry
+		head := s.Applied()
 		err := s.Read(ctx, func(tx *Tx) error {
 			var err error
 			entries, err = tx.ReadLog(pos, followerChunk)
@@ -84,6 +85,7 @@ func (s *Store) followLease(ctx context.Context, name string, fn func(ctx contex
 			return err
 		}
 		if len(entries) == 0 {
+			pos = head // a restored backup left positions out
 			continue
 		}
 		if err := fn(ctx, entries); err != nil {

@@ -92,6 +92,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 		return nil, err
 	}
 	if err := s.migrate(ctx); err != nil {
+		if s.SQLite() {
+			err = fmt.Errorf("the database in %s: %w", cfg.DataDir, err)
+		}
 		return nil, errors.Join(err, s.backend.close())
 	}
 	if err := s.loadHead(ctx); err != nil {
