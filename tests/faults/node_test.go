@@ -90,7 +90,9 @@ func (n *node) start() time.Duration {
 		n.err = cmd.Wait()
 		close(exited)
 	}()
-	for end := began.Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	looks := 0
+	for end := began.Add(30 * time.Second); time.Now().Before(end) || looks < 1000; time.Sleep(5 * time.Millisecond) {
+		looks++ // a machine that stood still for 30 s is no fault of the server
 		if n.ready() {
 			return time.Since(began)
 		}
@@ -102,7 +104,7 @@ func (n *node) start() time.Duration {
 	}
 	n.signal(syscall.SIGQUIT) // shows where it stands
 	<-n.exited
-	n.t.Fatalf("%s is not ready after 30 s\n%s", n.name, n.log.String())
+	n.t.Fatalf("%s is not ready after %s and %d looks\n%s", n.name, time.Since(began), looks, n.log.String())
 	return 0
 }
 
