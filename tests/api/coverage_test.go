@@ -2,12 +2,14 @@ package api_test
 
 import (
 	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -49,16 +51,16 @@ func TestPromisedRoutes(t *testing.T) {
 // of routes and the tests.
 func TestCoverage(t *testing.T) {
 	spec := specification(t)
-	want := coverage(t, spec, hstest.Start(t).Instance.Routes())
+	got, err := os.ReadFile(coverageFile)
+	if err != nil && !(*update && errors.Is(err, fs.ErrNotExist)) {
+		t.Fatal(err)
+	}
+	want := coverage(t, spec, hstest.Start(t).Instance.Routes(), string(got))
 	if *update {
 		if err := os.WriteFile(coverageFile, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
-	}
-	got, err := os.ReadFile(coverageFile)
-	if err != nil {
-		t.Fatal(err)
 	}
 	if string(got) == want {
 		return
@@ -72,7 +74,9 @@ func TestCoverage(t *testing.T) {
 	t.Error("docs/spec-coverage.md is not up to date: go test ./tests/api -run TestCoverage -update")
 }
 
-func coverage(t *testing.T, spec *hstest.Spec, routes []web.Route) string {
+// coverage makes the page. Test files that the page names already stay named while they call the operation, so that it
+// changes little when tests are added.
+func coverage(t *testing.T, spec *hstest.Spec, routes []web.Route, page string) string {
 	t.Helper()
 	handlers := map[string]string{}
 	for _, rt := range routes {
@@ -109,7 +113,7 @@ routes and the tests; the same test fails when this page is out of date. **%d of
 			handler := cmp.Or(handlers[op.Method+" "+op.Path], "—")
 			covered := "—"
 			if handler != "—" {
-				covered = coveredBy(op, handler, tests[op.OperationID])
+				covered = coveredBy(op, handler, tests[op.OperationID], namedFor(op, page))
 			}
 			fmt.Fprintf(&b, "| %s | `%s %s` | %s | %s |\n", op.OperationID, op.Method, op.Path, handler, covered)
 		}
@@ -133,12 +137,19 @@ func handlerName(h web.Handler) string {
 	return regexp.MustCompile(`\(\*?\w+\)\.`).ReplaceAllString(name, "")
 }
 
-// coveredBy names the tests of an operation, those of the handler's own package first.
-func coveredBy(op hstest.Operation, handler string, files []string) string {
+// namedFor lists the test files that the page names for an operation.
+func namedFor(op hstest.Operation, page string) []string {
+	_, row, _ := strings.Cut(page, "| "+op.OperationID+" |")
+	row, _, _ = strings.Cut(row, "\n")
 	var out []string
-	if _, ok := seeds[op.OperationID]; ok {
-		out = append(out, "*walk*")
+	for _, m := range links.FindAllStringSubmatch(row, -1) {
+		out = append(out, m[1])
 	}
+	return out
+}
+
+// coveredBy names the tests of an operation: those named so far, else those of the handler's own package first.
+func coveredBy(op hstest.Operation, handler string, files, named []string) string {
 	own := "/" + handler[:strings.Index(handler, ".")] + "/"
 	slices.SortFunc(files, func(a, b string) int {
 		if x, y := strings.Contains(a, own), strings.Contains(b, own); x != y {
@@ -149,7 +160,15 @@ func coveredBy(op hstest.Operation, handler string, files []string) string {
 		}
 		return strings.Compare(a, b)
 	})
-	for _, file := range files[:min(namedTests, len(files))] {
+	chosen := slices.DeleteFunc(named, func(file string) bool { return !slices.Contains(files, file) })
+	if len(chosen) == 0 {
+		chosen = files[:min(namedTests, len(files))]
+	}
+	var out []string
+	if _, ok := seeds[op.OperationID]; ok {
+		out = append(out, "*walk*")
+	}
+	for _, file := range chosen {
 		out = append(out, fmt.Sprintf("[%s](../%s)", filepath.Base(file), file))
 	}
 	if len(out) == 0 {
@@ -159,20 +178,26 @@ func coveredBy(op hstest.Operation, handler string, files []string) string {
 }
 
 var (
+	links   = regexp.MustCompile(`\]\(\.\./([^)]*)\)`)
 	verbs   = regexp.MustCompile(`%[a-z]`)
 	methods = []string{"GET", "POST", "PUT", "DELETE"}
 )
 
 // requestsInTests reads all test files and finds the requests in them: calls, and rows of tables, in which a method
-// stands beside a path. The result has files by operation id.
+// stands before a path. The result has files by operation id.
 func requestsInTests(t *testing.T, spec *hstest.Spec) map[string][]string {
 	t.Helper()
-	out := map[string][]string{}
+	type source struct {
+		name string
+		file *ast.File
+	}
+	var sources []source
+	shared := map[string]map[string][]string{} // by folder: its constants
 	err := filepath.WalkDir(repository, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && (entry.Name() == "node_modules" || entry.Name() == ".git" || entry.Name() == ".cache" || entry.Name() == "data"):
+		case entry.IsDir() && slices.Contains([]string{"node_modules", ".git", ".cache", "data"}, entry.Name()):
 			return fs.SkipDir
 		case entry.IsDir() || !strings.HasSuffix(path, "_test.go") || strings.HasPrefix(entry.Name(), "walk_"):
 			return nil
@@ -185,9 +210,14 @@ func requestsInTests(t *testing.T, spec *hstest.Spec) map[string][]string {
 		if err != nil {
 			return err
 		}
-		for _, id := range operationsIn(file, spec) {
-			if !slices.Contains(out[id], filepath.ToSlash(name)) {
-				out[id] = append(out[id], filepath.ToSlash(name))
+		sources = append(sources, source{filepath.ToSlash(name), file})
+		dir := filepath.Dir(name)
+		if shared[dir] == nil {
+			shared[dir] = map[string][]string{}
+		}
+		for _, d := range file.Decls {
+			if g, ok := d.(*ast.GenDecl); ok && g.Tok == token.CONST {
+				stringsOf(g, shared[dir])
 			}
 		}
 		return nil
@@ -195,10 +225,21 @@ func requestsInTests(t *testing.T, spec *hstest.Spec) map[string][]string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	out := map[string][]string{}
+	for _, src := range sources {
+		names := map[string][]string{}
+		maps.Copy(names, shared[filepath.Dir(src.name)])
+		stringsOf(src.file, names)
+		for _, id := range operationsIn(src.file, names, spec) {
+			if !slices.Contains(out[id], src.name) {
+				out[id] = append(out[id], src.name)
+			}
+		}
+	}
 	return out
 }
 
-func operationsIn(file *ast.File, spec *hstest.Spec) []string {
+func operationsIn(file *ast.File, names map[string][]string, spec *hstest.Spec) []string {
 	var out []string
 	ast.Inspect(file, func(n ast.Node) bool {
 		var parts []ast.Expr
@@ -210,13 +251,11 @@ func operationsIn(file *ast.File, spec *hstest.Spec) []string {
 		}
 		method := ""
 		for _, part := range parts {
-			text, ok := literal(part)
-			switch {
-			case ok && slices.Contains(methods, text):
-				method = text
-			case ok && method != "" && strings.HasPrefix(text, "/"):
-				if op, found := spec.Find(method, requestPath(text)); found {
-					out = append(out, op.OperationID)
+			for _, text := range texts(part, names) {
+				if slices.Contains(methods, text) {
+					method = text
+				} else if method != "" && strings.HasPrefix(text, "/") {
+					out = append(out, operationOf(spec, method, verbs.ReplaceAllString(text, "x"))...)
 				}
 			}
 		}
@@ -225,22 +264,70 @@ func operationsIn(file *ast.File, spec *hstest.Spec) []string {
 	return out
 }
 
-// literal is the text of a string literal, or of the literal that a sum begins with.
-func literal(e ast.Expr) (string, bool) {
-	switch e := e.(type) {
-	case *ast.BasicLit:
-		s, err := strconv.Unquote(e.Value)
-		return s, err == nil && e.Kind == token.STRING
-	case *ast.BinaryExpr:
-		return literal(e.X)
+// operationOf finds the operation of a path, which tests may begin behind a part that all their paths share.
+func operationOf(spec *hstest.Spec, method, path string) []string {
+	for _, prefix := range []string{"", "/_matrix/client", "/_matrix/client/v3"} {
+		if op, found := spec.Find(method, prefix+path); found {
+			return []string{op.OperationID}
+		}
 	}
-	return "", false
+	return nil
 }
 
-// requestPath is what hstest makes of a path, with x for each verb.
-func requestPath(s string) string {
-	if !strings.HasPrefix(s, "/_") && !strings.HasPrefix(s, "/.well-known") {
-		s = "/_matrix/client" + s
+// stringsOf adds the texts that constants and variables are given, by name.
+func stringsOf(in ast.Node, out map[string][]string) {
+	add := func(name string, value ast.Expr) {
+		for _, text := range texts(value, out) {
+			if !slices.Contains(out[name], text) {
+				out[name] = append(out[name], text)
+			}
+		}
 	}
-	return verbs.ReplaceAllString(s, "x")
+	ast.Inspect(in, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.ValueSpec:
+			for i := range min(len(n.Names), len(n.Values)) {
+				add(n.Names[i].Name, n.Values[i])
+			}
+		case *ast.AssignStmt:
+			for i := range min(len(n.Lhs), len(n.Rhs)) {
+				if name, ok := n.Lhs[i].(*ast.Ident); ok && n.Tok == token.DEFINE {
+					add(name.Name, n.Rhs[i])
+				}
+			}
+		}
+		return true
+	})
+}
+
+// texts gives what a string expression can be; x stands for what is not known.
+func texts(e ast.Expr, names map[string][]string) []string {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		if s, err := strconv.Unquote(e.Value); err == nil && e.Kind == token.STRING {
+			return []string{s}
+		}
+	case *ast.Ident:
+		return names[e.Name]
+	case *ast.CallExpr:
+		if f, ok := e.Fun.(*ast.SelectorExpr); ok && f.Sel.Name == "Sprintf" && len(e.Args) > 0 {
+			return texts(e.Args[0], names)
+		}
+	case *ast.BinaryExpr:
+		left, right := texts(e.X, names), texts(e.Y, names)
+		if len(left) == 0 {
+			return nil
+		}
+		if len(right) == 0 {
+			right = []string{"x"}
+		}
+		var out []string
+		for _, l := range left {
+			for _, r := range right {
+				out = append(out, l+r)
+			}
+		}
+		return out
+	}
+	return nil
 }
