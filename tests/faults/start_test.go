@@ -178,7 +178,7 @@ func mount(t *testing.T, kind, options string) string {
 func TestDiskFull(t *testing.T) {
 	needFaults(t)
 	random := moments(t)
-	disk := mount(t, "tmpfs", "size=24m")
+	disk := mount(t, "tmpfs", "size=192m")
 	n := startNode(t, nodeConfig{name: "node", dataDir: filepath.Join(disk, "data")})
 	senders := registerAll(t, n, "sender", 8)
 	room := publicRoom(t, senders...)
