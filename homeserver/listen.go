@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -102,8 +103,10 @@ func serveHTTP(ctx context.Context, listeners []*listener, handler func(*listene
 	defer cut()
 	g, ctx := errgroup.WithContext(ctx)
 	servers := make([]*http.Server, 0, len(listeners))
+	bye := &farewell{}
 	for _, l := range listeners {
-		srv := newHTTPServer(base, handler(l), log)
+		srv := newHTTPServer(base, bye.wrap(handler(l)), log)
+		srv.ConnState = bye.count
 		servers = append(servers, srv)
 		g.Go(func() error {
 			err := l.run(srv)
@@ -116,6 +119,7 @@ func serveHTTP(ctx context.Context, listeners []*listener, handler func(*listene
 	g.Go(func() error {
 		<-ctx.Done()
 		stopping()
+		bye.say(farewellTime)
 		drain(base, cut, servers, log)
 		return nil
 	})
@@ -144,6 +148,44 @@ func (l *listener) run(srv *http.Server) error {
 	}
 	srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: l.cert.get}
 	return srv.ServeTLS(l.Listener, "", "")
+}
+
+// farewellTime is how long clients with kept connections are told to leave before these are closed: a request that
+// arrives on a connection while it is being closed would be lost.
+const farewellTime = 500 * time.Millisecond
+
+// farewell empties the kept connections before a shutdown.
+type farewell struct {
+	leaving atomic.Bool
+	open    atomic.Int64
+}
+
+// wrap tells clients, once the server leaves, that their connection ends with this answer.
+func (f *farewell) wrap(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if f.leaving.Load() && r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// count is http.Server.ConnState.
+func (f *farewell) count(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		f.open.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		f.open.Add(-1)
+	}
+}
+
+// say begins the farewell and waits until every connection has ended, at most for the given time.
+func (f *farewell) say(most time.Duration) {
+	f.leaving.Store(true)
+	for end := time.Now().Add(most); f.open.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // drain closes the listeners and waits for requests under way; those that take too long are cut off.
