@@ -2,6 +2,7 @@ package clientsync
 
 import (
 	"math"
+	"slices"
 	"sync"
 
 	"maunium.net/go/mautrix/id"
@@ -20,7 +21,12 @@ type marks struct {
 	// listsFloor.
 	lists      []listMark
 	listsFloor int64
+	// read are the rooms whose receipts changed, in the order of the log, kept like lists.
+	read      []readMark
+	readFloor int64
 }
+
+type readMark struct{ pos, room int64 }
 
 type userMarks struct {
 	account int64 // account data, tags and push rules
@@ -55,10 +61,10 @@ func newMarks() *marks {
 
 // reset forgets everything up to a position.
 func (m *marks) reset(floor int64) {
-	m.floor, m.listsFloor = floor, floor
+	m.floor, m.listsFloor, m.readFloor = floor, floor, floor
 	m.users = make(map[id.UserID]*userMarks)
 	m.rooms = make(map[int64]*roomMarks)
-	m.lists = nil
+	m.lists, m.read = nil, nil
 }
 
 // apply follows the log.
@@ -75,6 +81,11 @@ func (m *marks) apply(entries []store.Entry) {
 			m.reset(e.Pos)
 		case store.KindReceipt:
 			m.room(e.Room).receipt = e.Pos
+			m.read = append(m.read, readMark{e.Pos, e.Room})
+			if len(m.read) >= 2*listsKept {
+				m.readFloor = m.read[len(m.read)-listsKept-1].pos
+				m.read = append(make([]readMark, 0, 2*listsKept), m.read[len(m.read)-listsKept:]...)
+			}
 		case store.KindAccountData:
 			m.user(id.UserID(e.User)).account = e.Pos
 		case store.KindSession, store.KindUser:
@@ -219,4 +230,20 @@ func (m *marks) changedLists(of id.UserID, since int64) (users []id.UserID, ok b
 		}
 	}
 	return users, true
+}
+
+// changedReceipts gives the rooms in which receipts changed after a position; ok is false where so old changes are not
+// known.
+func (m *marks) changedReceipts(since int64) (rooms []int64, ok bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if since < m.readFloor {
+		return nil, false
+	}
+	for i := len(m.read) - 1; i >= 0 && m.read[i].pos > since; i-- {
+		if !slices.Contains(rooms, m.read[i].room) {
+			rooms = append(rooms, m.read[i].room)
+		}
+	}
+	return rooms, true
 }

@@ -252,10 +252,15 @@ func (r *roomReceipts) since(user id.UserID, pos int64, ignored map[id.UserID]st
 		list = append(list, x)
 	}
 	r.mu.RUnlock()
+	sortReceipts(list)
+	return list, own
+}
+
+// sortReceipts groups receipts by event and type.
+func sortReceipts(list []*store.Receipt) {
 	slices.SortFunc(list, func(a, b *store.Receipt) int {
 		return cmp.Or(cmp.Compare(a.Ord, b.Ord), cmp.Compare(a.Type, b.Type), cmp.Compare(a.Pos, b.Pos))
 	})
-	return list, own
 }
 
 // appendReceipts appends an event m.receipt. Receipts of one user, event and type but different threads do not fit into

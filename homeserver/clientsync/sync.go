@@ -76,6 +76,9 @@ type Sync struct {
 	unread   *unreadCounts
 	caches   *caches
 	cleaner  *cleaner
+	facts    *facts
+
+	connections *connections
 
 	listKick  chan struct{}
 	listMu    sync.Mutex
@@ -109,6 +112,8 @@ func New(d Deps) *Sync {
 	s.receipts = newReceipts(d.Store, s.marks)
 	s.writer = newReceiptWriter(d.Store)
 	s.unread = newUnreadCounts(s)
+	s.facts = newFacts(s)
+	s.connections = newConnections(d.Store, d.Now)
 	return s
 }
 
@@ -116,6 +121,8 @@ func New(d Deps) *Sync {
 func (s *Sync) Routes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET /_matrix/client/v3/sync", Auth: web.User, Rate: web.RateNone, Handler: s.getSync},
+		{Pattern: "POST /_matrix/client/v4/sync", Auth: web.User, AllowSuspended: true, Rate: web.RateNone, Handler: s.postSliding4186},
+		{Pattern: "POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync", Auth: web.User, AllowSuspended: true, Rate: web.RateNone, Handler: s.postSliding3575},
 		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}", Auth: web.User, AllowSuspended: true, Rate: web.RateNone, Handler: s.postReceipt},
 		{Pattern: "POST /_matrix/client/v3/rooms/{roomId}/read_markers", Auth: web.User, AllowSuspended: true, Rate: web.RateNone, Handler: s.postReadMarkers},
 		{Pattern: "PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}", Auth: web.User, Rate: web.RateNone, Handler: s.putTyping},
@@ -133,6 +140,7 @@ func (s *Sync) Listener() store.Listener {
 func (s *Sync) apply(entries []store.Entry) {
 	s.marks.apply(entries)
 	s.receipts.apply(entries)
+	s.facts.apply(entries)
 	for i := range entries {
 		switch e := &entries[i]; e.Kind {
 		case store.KindReset:
@@ -206,6 +214,7 @@ func (s *Sync) Run(ctx context.Context) error {
 	g.Go(func() error { return s.runCleaner(ctx) })
 	g.Go(func() error { return s.runPresence(ctx) })
 	g.Go(func() error { return s.unread.run(ctx) })
+	g.Go(func() error { return s.connections.run(ctx, s) })
 	return g.Wait()
 }
 
