@@ -117,22 +117,31 @@ func (b *pgBackend) commit(ctx context.Context, c *pgConn, tx *Tx) error {
 	res := c.c.SendBatch(ctx, batch)
 	for range batch.Len() - 1 {
 		if _, err := res.Exec(); err != nil {
-			return errors.Join(err, res.Close())
+			return commitError(errors.Join(err, res.Close()))
 		}
 	}
 	tag, err := res.Exec()
 	if err = errors.Join(err, res.Close()); err != nil {
-		var pe *pgconn.PgError
-		if errors.As(err, &pe) {
-			return err
-		}
-		return errors.Join(ErrUnknownOutcome, &unavailable{err})
+		return commitError(err)
 	}
 	if tag.String() != "COMMIT" {
 		return errors.New("the transaction was rolled back by the database")
 	}
 	c.begun = false
 	return nil
+}
+
+// commitError tells whether the database refused the pipeline, which ends the transaction, or whether the connection went
+// away with the answers, also by a shutdown: then nobody knows.
+func commitError(err error) error {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) && pe.SeverityUnlocalized == "ERROR" {
+		return err
+	}
+	if pgconn.SafeToRetry(err) {
+		return &unavailable{cause: err} // nothing was sent
+	}
+	return errors.Join(ErrUnknownOutcome, &unavailable{cause: err})
 }
 
 // run begins a transaction, runs fn and ends it by end, or by a roll-back when fn failed.
@@ -185,14 +194,14 @@ func pgError(ctx context.Context, err error) error {
 	if errors.As(err, &pe) {
 		switch pe.Code[:2] {
 		case "57", "53", "08", "25": // shut down, out of resources, connection, frozen transaction ended
-			return &unavailable{err}
+			return &unavailable{cause: err}
 		}
 		return err
 	}
 	var ne net.Error
 	var ce *pgconn.ConnectError
 	if errors.As(err, &ne) || errors.As(err, &ce) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err) {
-		return &unavailable{err}
+		return &unavailable{cause: err}
 	}
 	return err
 }

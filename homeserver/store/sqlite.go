@@ -197,14 +197,19 @@ func (b *sqliteBackend) commitGroup(c *sqlite.Conn, group []*sqliteWrite) {
 			break
 		}
 		if i > 0 && time.Since(start) > sqliteBatchTime {
-			b.mu.Lock()
-			b.queue = append(group[i:len(group):len(group)], b.queue...)
-			b.mu.Unlock()
+			b.requeue(group[i:])
 			break
 		}
 		ran = append(ran, w)
 		if w.err = w.ctx.Err(); w.err == nil {
 			w.err = b.runOne(c, tx, w)
+		}
+		if c.AutocommitEnabled() {
+			// a full disk or an I/O error makes SQLite roll back all of it, not only the savepoint; what would run now
+			// would be committed by itself
+			err = errors.Join(errors.New("the database rolled the transaction back"), w.err)
+			b.requeue(group[i+1:])
+			break
 		}
 	}
 	if err == nil {
@@ -234,6 +239,13 @@ func (b *sqliteBackend) commitGroup(c *sqlite.Conn, group []*sqliteWrite) {
 	for _, w := range ran {
 		close(w.done)
 	}
+}
+
+// requeue puts what was not run before everything that waits.
+func (b *sqliteBackend) requeue(rest []*sqliteWrite) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.queue = append(rest[:len(rest):len(rest)], b.queue...)
 }
 
 // runOne runs one member of the group under a savepoint, so that its failure leaves the others alone.
@@ -326,8 +338,10 @@ func sqliteError(err error) error {
 		return err
 	}
 	switch sqlite.ErrCode(err).ToPrimary() {
-	case sqlite.ResultFull, sqlite.ResultIOErr, sqlite.ResultBusy, sqlite.ResultReadOnly, sqlite.ResultCantOpen:
-		return &unavailable{err}
+	case sqlite.ResultFull:
+		return &unavailable{cause: err, full: true}
+	case sqlite.ResultIOErr, sqlite.ResultBusy, sqlite.ResultReadOnly, sqlite.ResultCantOpen:
+		return &unavailable{cause: err}
 	}
 	return err
 }

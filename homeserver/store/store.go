@@ -159,10 +159,16 @@ func (s *Store) Exclusive(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 // unavailable marks an error of the database's connection as 503 for the client while its cause stays for the log.
-type unavailable struct{ cause error }
+type unavailable struct {
+	cause error
+	full  bool // the disk is
+}
 
 func (e *unavailable) Error() string { return "database unavailable: " + e.cause.Error() }
 func (e *unavailable) Unwrap() []error {
+	if e.full {
+		return []error{mxerr.Unavailable("the server's disk is full, nothing can be stored at the moment"), e.cause}
+	}
 	return []error{mxerr.Unavailable("the database cannot be reached at the moment, try again soon"), e.cause}
 }
 
