@@ -319,7 +319,7 @@ func TestShutdown(t *testing.T) {
 		defer close(stopped)
 		stop()
 	}()
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(800 * time.Millisecond) // clients with kept connections get half a second to leave
 	if _, err := net.Dial("tcp", strings.TrimPrefix(s.URL(), "http://")); err == nil {
 		t.Error("a server that shuts down takes new connections")
 	}

@@ -22,10 +22,12 @@ import (
 )
 
 const (
-	perGateway  = 64  // deliveries at once to one host: a slow gateway takes no more
-	perProcess  = 512 // and to all together
+	perGateway  = 32   // requests at once to one host
+	perHost     = 512  // pushers in hand for one host: a slow gateway takes no more
+	perProcess  = 2048 // and for all together
 	claimTime   = 2 * time.Minute
-	claimPushes = 4 // taken at once: their time limits together stay below claimTime
+	turnTime    = 30 * time.Second // how long a pusher waits for its gateway's turn; with claimPushes time limits below claimTime
+	claimPushes = 4                // taken at once: their time limits together stay below claimTime
 	keepFailing = 100
 	giveUpAfter = 24 * time.Hour
 	maxAnswer   = 64 << 10
@@ -54,7 +56,7 @@ func gatewayHost(p *store.Pusher) string {
 	return u.Host
 }
 
-// dispatcher says which pushers to deliver for. Each is in one goroutine at most, each host in perGateway.
+// dispatcher says which pushers to deliver for. Each is in one goroutine at most, each host in perHost.
 type dispatcher struct {
 	mu     sync.Mutex
 	kicked map[int64]string // pusher: host
@@ -88,6 +90,7 @@ func (d *dispatcher) take() map[int64]string {
 type gateway struct {
 	waiting []int64
 	active  int
+	turns   chan struct{} // holds one for each request under way
 }
 
 // deliverAll starts deliveries until ctx ends, then waits for those under way.
@@ -110,21 +113,21 @@ func (p *Push) deliverAll(ctx context.Context) error {
 		state[pusher] = false
 		h := hosts[host]
 		if h == nil {
-			h = &gateway{}
+			h = &gateway{turns: make(chan struct{}, perGateway)}
 			hosts[host] = h
 		}
 		h.waiting = append(h.waiting, pusher)
 	}
 	start := func() {
 		for host, h := range hosts {
-			for h.active < perGateway && active < perProcess && len(h.waiting) > 0 {
+			for h.active < perHost && active < perProcess && len(h.waiting) > 0 {
 				pusher := h.waiting[0]
 				h.waiting = h.waiting[1:]
 				h.active++
 				active++
 				state[pusher] = false
 				g.Go(func() error {
-					p.deliver(ctx, pusher)
+					p.deliver(ctx, pusher, h.turns)
 					done <- finished{pusher, host}
 					return nil
 				})
@@ -181,8 +184,8 @@ func (p *Push) due(ctx context.Context) (out []store.Pusher, err error) {
 	return out, err
 }
 
-// deliver sends all that waits for one pusher.
-func (p *Push) deliver(ctx context.Context, pusher int64) {
+// deliver sends all that waits for one pusher. turns bounds the requests to its gateway.
+func (p *Push) deliver(ctx context.Context, pusher int64, turns chan struct{}) {
 	claimed, err := p.claims.do(ctx, pusher)
 	if err != nil || claimed == nil {
 		p.warn(ctx, "claim a pusher", pusher, err)
@@ -195,12 +198,18 @@ func (p *Push) deliver(ctx context.Context, pusher int64) {
 	for {
 		var sent int64
 		var failure error
+		if !takeTurn(ctx, turns) {
+			err := p.Store.Write(end, func(tx *store.Tx) error { return tx.ReleasePusher(pusher) })
+			p.warn(end, "release a pusher", pusher, err)
+			return
+		}
 		for i := range waiting {
 			var rejected bool
 			if rejected, failure = p.send(ctx, &to, &waiting[i]); failure != nil {
 				break
 			}
 			if rejected {
+				<-turns
 				p.Log.Info("the push gateway rejected a pusher, it is removed", "user_id", to.User, "app_id", to.AppID)
 				err := p.Store.Write(end, func(tx *store.Tx) error { return tx.DeletePusher(to.User, to.AppID, to.Pushkey) })
 				p.warn(end, "remove a rejected pusher", pusher, err)
@@ -208,6 +217,7 @@ func (p *Push) deliver(ctx context.Context, pusher int64) {
 			}
 			sent = waiting[i].Pos
 		}
+		<-turns
 		waiting, err = p.settle(end, &to, sent, failure, ctx.Err() != nil)
 		if err != nil {
 			p.warn(end, "note what was delivered", pusher, err)
@@ -217,6 +227,19 @@ func (p *Push) deliver(ctx context.Context, pusher int64) {
 			return
 		}
 	}
+}
+
+// takeTurn waits for a turn at a gateway; false when there was none in time.
+func takeTurn(ctx context.Context, turns chan struct{}) bool {
+	late := time.NewTimer(turnTime)
+	defer late.Stop()
+	select {
+	case turns <- struct{}{}:
+		return true
+	case <-late.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // claim takes pushers in one transaction; nil for those that somebody else has or that are not due.
