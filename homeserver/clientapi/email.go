@@ -99,10 +99,12 @@ func (a *API) threepids(w http.ResponseWriter, r *http.Request) error {
 // emailRequest is the body of the three requestToken endpoints. An identity server that it names is not asked: this
 // server proves addresses itself.
 type emailRequest struct {
-	ClientSecret *string `json:"client_secret"`
-	Email        *string `json:"email"`
-	SendAttempt  *int64  `json:"send_attempt"`
-	NextLink     string  `json:"next_link"`
+	ClientSecret  *string `json:"client_secret"`
+	Email         *string `json:"email"`
+	SendAttempt   *int64  `json:"send_attempt"`
+	NextLink      string  `json:"next_link"`
+	IDServer      string  `json:"id_server"`
+	IDAccessToken string  `json:"id_access_token"`
 }
 
 // requestEmailToRegister handles POST /_matrix/client/v3/register/email/requestToken.
@@ -155,10 +157,13 @@ func (a *API) requestEmail(w http.ResponseWriter, r *http.Request, purpose store
 // requestMessage handles POST …/msisdn/requestToken. This server sends no text messages.
 func (a *API) requestMessage(w http.ResponseWriter, r *http.Request) error {
 	if _, err := web.ReadJSON[struct {
-		ClientSecret string `json:"client_secret"`
-		Country      string `json:"country"`
-		PhoneNumber  string `json:"phone_number"`
-		SendAttempt  int64  `json:"send_attempt"`
+		ClientSecret  string `json:"client_secret"`
+		Country       string `json:"country"`
+		PhoneNumber   string `json:"phone_number"`
+		SendAttempt   int64  `json:"send_attempt"`
+		NextLink      string `json:"next_link"`
+		IDServer      string `json:"id_server"`
+		IDAccessToken string `json:"id_access_token"`
 	}](r); err != nil {
 		return err
 	}
@@ -206,6 +211,8 @@ func (req *identityRequest) check() error {
 		return mxerr.MissingParam("'client_secret' is required")
 	case req.IDServer == nil:
 		return mxerr.MissingParam("'id_server' is required")
+	case req.IDAccessToken == nil:
+		return mxerr.MissingParam("'id_access_token' is required")
 	case req.SID == nil:
 		return mxerr.MissingParam("'sid' is required")
 	}
@@ -243,8 +250,9 @@ func (a *API) bindThreepid(_ http.ResponseWriter, r *http.Request) error {
 }
 
 type threepidAddress struct {
-	Medium  *string `json:"medium"`
-	Address *string `json:"address"`
+	Medium   *string `json:"medium"`
+	Address  *string `json:"address"`
+	IDServer string  `json:"id_server"` // nothing was bound there by this server
 }
 
 func readThreepidAddress(r *http.Request) (threepidAddress, error) {
