@@ -28,6 +28,7 @@ type Config struct {
 	Registration Registration `yaml:"registration"`
 	Passwords    Passwords    `yaml:"passwords"`
 	Sessions     Sessions     `yaml:"sessions"`
+	Email        Email        `yaml:"email"`
 	RateLimits   RateLimits   `yaml:"rate_limits"`
 	Media        Media        `yaml:"media"`
 	Push         Push         `yaml:"push"`
@@ -73,6 +74,7 @@ type Database struct {
 // Registration says who may make an account.
 type Registration struct {
 	Mode             string `yaml:"mode"`
+	RequireEmail     bool   `yaml:"require_email"`
 	SharedSecret     Secret `yaml:"shared_secret"`
 	SharedSecretFile string `yaml:"shared_secret_file"`
 }
@@ -94,6 +96,16 @@ type Argon2 struct {
 type Sessions struct {
 	AccessTokenLifetime Duration `yaml:"access_token_lifetime"`
 	LoginTokens         bool     `yaml:"login_tokens"`
+}
+
+// Email is the mail server by which the server sends mail.
+type Email struct {
+	Server       string `yaml:"server"` // host:port; empty: no mail is sent
+	TLS          string `yaml:"tls"`    // starttls, implicit, none
+	Username     string `yaml:"username"`
+	Password     Secret `yaml:"password"`
+	PasswordFile string `yaml:"password_file"`
+	From         string `yaml:"from"`
 }
 
 // RateLimits are requests per user, or per address where there is no user.
@@ -137,8 +149,9 @@ type TURN struct {
 	TTL              Duration `yaml:"ttl"`
 }
 
-// WellKnown is what /.well-known/matrix/support says.
+// WellKnown is what /.well-known/matrix/support and /.well-known/matrix/server say.
 type WellKnown struct {
+	Server      string    `yaml:"server"` // for other servers; empty: they look at server_name itself
 	SupportPage string    `yaml:"support_page"`
 	Contacts    []Contact `yaml:"contacts"`
 }
@@ -176,6 +189,7 @@ func DefaultConfig() Config {
 		Database:     Database{MaxConnections: 16},
 		Registration: Registration{Mode: account.RegistrationClosed},
 		Passwords:    Passwords{MinLength: 8, Argon2: Argon2{Memory: 19 << 20, Iterations: 2, Parallelism: 1}},
+		Email:        Email{TLS: "starttls"},
 		Sessions:     Sessions{AccessTokenLifetime: Duration(5 * minute)},
 		RateLimits: RateLimits{
 			Enabled:       true,
@@ -318,6 +332,7 @@ func (c *Config) AccountConfig() account.Config {
 			Threads:   uint8(c.Passwords.Argon2.Parallelism),
 		}},
 		Sessions: account.SessionConfig{AccessTokenLifetime: c.Sessions.AccessTokenLifetime.Std(), LoginTokens: c.Sessions.LoginTokens},
+		Email:    account.EmailConfig{Enabled: c.Email.Server != "", Required: c.Registration.RequireEmail},
 	}
 }
 

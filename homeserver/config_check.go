@@ -3,6 +3,7 @@ package homeserver
 import (
 	"errors"
 	"net"
+	"net/mail"
 	"strconv"
 	"strings"
 
@@ -13,7 +14,7 @@ import (
 // check finds the first value that cannot be.
 func (c *Config) check(d *configReader) error {
 	for _, part := range []func(*configReader) error{
-		c.checkNames, c.checkListen, c.checkDatabase, c.checkAccounts, c.checkRateLimits, c.checkOutside, c.checkLog,
+		c.checkNames, c.checkListen, c.checkDatabase, c.checkAccounts, c.checkEmail, c.checkRateLimits, c.checkOutside, c.checkLog,
 	} {
 		if err := part(d); err != nil {
 			return err
@@ -121,6 +122,32 @@ func (c *Config) checkAccounts(d *configReader) error {
 	return nil
 }
 
+func (c *Config) checkEmail(d *configReader) error {
+	e := &c.Email
+	if e.Server == "" {
+		if c.Registration.RequireEmail {
+			return d.complain("registration.require_email", "needs email.server, by which the addresses are confirmed")
+		}
+		return nil
+	}
+	if host, _, err := net.SplitHostPort(e.Server); err != nil || host == "" {
+		return d.complain("email.server", "is %q; it must be host:port, such as smtp.example.org:587", e.Server)
+	}
+	if err := checkAddress(e.Server); err != nil {
+		return d.complain("email.server", "is %q; %v", e.Server, err)
+	}
+	if e.TLS != "starttls" && e.TLS != "implicit" && e.TLS != "none" {
+		return d.complain("email.tls", "is %q; it must be starttls, implicit or none", e.TLS)
+	}
+	if (e.Username == "") != (e.Password == "") {
+		return d.complain("email.username", "and email.password belong together; one of them is missing")
+	}
+	if _, err := mail.ParseAddress(e.From); err != nil {
+		return d.complain("email.from", "is %q; it must be an address such as Moothall <noreply@example.org>", e.From)
+	}
+	return nil
+}
+
 func (c *Config) checkRateLimits(d *configReader) error {
 	r := &c.RateLimits
 	for _, l := range []struct {
@@ -162,6 +189,9 @@ func (c *Config) checkOutside(d *configReader) error {
 	}
 	if p := c.WellKnown.SupportPage; p != "" && !isHTTP(p) {
 		return d.complain("well_known.support_page", "is %q; it must be an address such as https://example.org/help", p)
+	}
+	if s := c.WellKnown.Server; s != "" && !event.ValidServerName(s) {
+		return d.complain("well_known.server", "is %q; it must be a name with or without a port, such as matrix.example.org:443", s)
 	}
 	for i, contact := range c.WellKnown.Contacts {
 		path := index("well_known.contacts", i)

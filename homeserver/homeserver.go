@@ -93,7 +93,7 @@ func (s *Server) buildRoutes() error {
 		cfg.CatchUp = s.catchUp
 	}
 	var err error
-	tables := append(s.partRoutes(), s.healthRoutes(), s.pageRoutes(), s.wellKnownRoutes())
+	tables := append(s.partRoutes(), s.healthRoutes(), s.pageRoutes(), s.wellKnownRoutes(), s.serverFactRoutes(), s.emailPageRoutes())
 	if s.mux, err = web.NewMux(cfg, tables...); err != nil {
 		return err
 	}

@@ -35,6 +35,8 @@ type pageData struct {
 	ServerName, PublicURL     string
 	Token, Username, Problem  string
 	MinLength                 int
+	Address, Next, NextHost   string // of an e-mail address to be confirmed
+	ForPassword               bool
 }
 
 func newPages() (*pages, error) {
@@ -53,7 +55,7 @@ func newPages() (*pages, error) {
 			return nil, err
 		}
 		p.templates[lang] = map[string]*template.Template{}
-		for _, name := range []string{"root", "setup", "done", "closed"} {
+		for _, name := range []string{"root", "setup", "done", "closed", "email", "email_done", "email_closed"} {
 			// A text that is missing fails the rendering, and so the test that renders all.
 			text := func(key string, args ...any) (string, error) {
 				t, ok := texts[key]
@@ -113,7 +115,7 @@ func (p *pages) write(w http.ResponseWriter, r *http.Request, status int, name s
 	if data.Token != "" {
 		q.Set("token", data.Token)
 	}
-	if name != "done" { // which cannot be asked for again
+	if name != "done" && name != "email_done" { // which cannot be asked for again
 		data.OtherURL = r.URL.Path + "?" + q.Encode()
 	}
 	var b bytes.Buffer

@@ -31,6 +31,7 @@ type parts struct {
 	sync     *clientsync.Sync
 	push     *push.Push
 	media    *media.Media
+	outbox   *account.Outbox
 }
 
 // buildParts builds the features and hands each what it needs of the others.
@@ -43,10 +44,16 @@ func (s *Server) buildParts() error {
 	s.profiles = account.NewProfiles(account.ProfilesDeps{
 		Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Propagate: s.rooms.SetProfile,
 	})
+	mailer, err := newMailer(&s.cfg)
+	if err != nil {
+		return err
+	}
+	s.outbox = account.NewOutbox(account.OutboxDeps{Store: s.store, Logger: s.log, Send: mailer})
 	s.accounts = account.New(account.Deps{
 		Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Config: s.cfg.AccountConfig(),
-		OnDeviceDeleted: []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted},
+		OnDeviceDeleted: []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted, clientsync.DeviceDeleted},
 		LeaveAllRooms:   s.rooms.LeaveAll,
+		MailQueued:      s.outbox.Kick,
 	})
 	outside, err := s.cfg.outsideClient()
 	if err != nil {
@@ -97,7 +104,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.outbox.Run} {
 		g.Go(func() error { return run(ctx) })
 	}
 }

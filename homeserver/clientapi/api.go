@@ -68,6 +68,7 @@ func (a *API) Routes() []web.Route {
 		a.adminRoutes(),
 		a.openIDRoutes(),
 		a.mutualRoomRoutes(),
+		a.oldSyncRoutes(),
 	} {
 		all = append(all, t...)
 	}

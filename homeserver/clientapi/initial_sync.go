@@ -37,9 +37,18 @@ func (a *API) roomInitialSync(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	rd, err := a.reader(ctx, who, acc)
+	out, err := a.appendInitial(ctx, nil, who, acc, limit)
 	if err != nil {
 		return err
+	}
+	return web.WriteRaw(w, out)
+}
+
+// appendInitial appends a room as the initialSync endpoints show it.
+func (a *API) appendInitial(ctx context.Context, out []byte, who *web.Identity, acc *access, limit int) ([]byte, error) {
+	rd, err := a.reader(ctx, who, acc)
+	if err != nil {
+		return nil, err
 	}
 	rd.Bundles = false // not required on this endpoint
 	last := min(acc.end()-1, acc.room.LastPos())
@@ -47,14 +56,14 @@ func (a *API) roomInitialSync(w http.ResponseWriter, r *http.Request) error {
 		From: last + 1, Backwards: true, Limit: limit, Match: a.matcher(ctx, acc, rd, nil),
 	}, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	slices.Reverse(page.Events)
 	published, err := a.published(ctx, acc.room)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	out := append([]byte(`{"room_id":`), quoted(string(acc.room.ID()))...)
+	out = append(append(out, `{"room_id":`...), quoted(string(acc.room.ID()))...)
 	// Spec: the list of memberships here knows no knock.
 	if m := acc.room.Membership(who.UserID); m != room.MembershipNone && m != room.MembershipKnock {
 		out = append(append(out, `,"membership":`...), quoted(m.String())...)
@@ -65,26 +74,26 @@ func (a *API) roomInitialSync(w http.ResponseWriter, r *http.Request) error {
 		out = append(append(out, `,"start":`...), quoted(pageEnd(page.End, true).String())...)
 	}
 	if out, err = a.Rooms.AppendEvents(ctx, append(out, `,"chunk":`...), acc.room, page.Events, rd); err != nil {
-		return err
+		return nil, err
 	}
 	state, err := a.stateOf(ctx, acc)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if out, err = a.Rooms.AppendEvents(ctx, append(out, `},"state":`...), acc.room, state, plainReader(who, acc)); err != nil {
-		return err
+		return nil, err
 	}
-	if out, err = a.appendRoomAccountData(ctx, append(out, `,"account_data":`...), who.UserID, acc.room); err != nil {
-		return err
+	if out, err = a.appendAccountData(ctx, append(out, `,"account_data":`...), who.UserID, acc.room.NID()); err != nil {
+		return nil, err
 	}
-	return web.WriteRaw(w, append(out, '}'))
+	return append(out, '}'), nil
 }
 
-// appendRoomAccountData appends what a user keeps with a room as a list of events.
-func (a *API) appendRoomAccountData(ctx context.Context, dst []byte, user id.UserID, rm *room.Room) ([]byte, error) {
+// appendAccountData appends what a user keeps with a room, or with none where room is 0, as a list of events.
+func (a *API) appendAccountData(ctx context.Context, dst []byte, user id.UserID, room int64) ([]byte, error) {
 	var data []store.AccountData
 	err := a.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
-		data, err = tx.RoomAccountData(user, rm.NID())
+		data, err = tx.RoomAccountData(user, room)
 		return err
 	})
 	if err != nil {

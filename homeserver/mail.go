@@ -1,0 +1,171 @@
+package homeserver
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"net"
+	netmail "net/mail"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/wneessen/go-mail"
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/account"
+)
+
+//go:embed mails
+var mailFiles embed.FS
+
+// mailText is the text of one kind of mail in one language; %s is the server's name.
+type mailText struct {
+	Subject string `json:"subject"`
+	Text    string `json:"text"`
+	Button  string `json:"button"`
+	After   string `json:"after"`
+}
+
+// mailer sends mail through the configured server.
+type mailer struct {
+	serverName, publicURL string
+	from                  *netmail.Address
+	client                *mail.Client
+	texts                 map[string]map[string]mailText // by language and kind
+	page                  *template.Template
+}
+
+// newMailer gives the func by which mail is sent; nil where no mail server is configured.
+func newMailer(cfg *Config) (func(ctx context.Context, m account.Mail) error, error) {
+	if cfg.Email.Server == "" {
+		return nil, nil
+	}
+	host, portText, err := net.SplitHostPort(cfg.Email.Server)
+	if err != nil {
+		return nil, fmt.Errorf("email.server: %w", err)
+	}
+	port, err := strconv.Atoi(portText)
+	if err != nil {
+		return nil, fmt.Errorf("email.server: %w", err)
+	}
+	m := &mailer{serverName: cfg.ServerName, publicURL: cfg.PublicURL, texts: map[string]map[string]mailText{}}
+	if m.from, err = netmail.ParseAddress(cfg.Email.From); err != nil {
+		return nil, fmt.Errorf("email.from: %w", err)
+	}
+	outside, err := cfg.outsideClient()
+	if err != nil {
+		return nil, err
+	}
+	options := []mail.Option{
+		mail.WithPort(port), mail.WithTimeout(mailConnectTimeout), mail.WithHELO(heloName(cfg.ServerName)), mail.WithoutNoop(),
+		mail.WithTLSConfig(&tls.Config{ServerName: host, MinVersion: tls.VersionTLS12, RootCAs: outside.RootCAs}),
+	}
+	switch cfg.Email.TLS {
+	case "implicit":
+		options = append(options, mail.WithSSL())
+	case "none":
+		options = append(options, mail.WithTLSPolicy(mail.NoTLS))
+	default:
+		options = append(options, mail.WithTLSPolicy(mail.TLSMandatory))
+	}
+	if cfg.Email.Username != "" {
+		options = append(options, mail.WithSMTPAuth(mail.SMTPAuthAutoDiscover),
+			mail.WithUsername(cfg.Email.Username), mail.WithPassword(string(cfg.Email.Password)))
+	}
+	if m.client, err = mail.NewClient(host, options...); err != nil {
+		return nil, fmt.Errorf("email: %w", err)
+	}
+	for _, lang := range []string{"en", "zh"} {
+		b, err := mailFiles.ReadFile("mails/" + lang + ".json")
+		if err != nil {
+			return nil, err
+		}
+		texts := map[string]mailText{}
+		if err := json.Unmarshal(b, &texts); err != nil {
+			return nil, fmt.Errorf("mails/%s.json: %w", lang, err)
+		}
+		m.texts[lang] = texts
+	}
+	if m.page, err = template.ParseFS(mailFiles, "mails/mail.html"); err != nil {
+		return nil, err
+	}
+	return m.send, nil
+}
+
+const mailConnectTimeout = minute / 4
+
+// heloName is the server's name without its port.
+func heloName(serverName string) string {
+	if host, _, err := net.SplitHostPort(serverName); err == nil {
+		return host
+	}
+	return serverName
+}
+
+// mailData is what the template may show.
+type mailData struct {
+	Lang, Subject, ServerName, Text, Button, After, Link string
+	User                                                 id.UserID
+}
+
+func (m *mailer) compose(in account.Mail) (mailData, error) {
+	t, ok := m.texts[in.Lang][in.Kind]
+	if !ok {
+		return mailData{}, fmt.Errorf("%w: there is no text %q in the language %q", account.ErrMailRefused, in.Kind, in.Lang)
+	}
+	out := mailData{
+		Lang: in.Lang, Subject: fmt.Sprintf(t.Subject, m.serverName), ServerName: m.serverName,
+		Text: fmt.Sprintf(t.Text, m.serverName), Button: t.Button, After: t.After, User: in.Data.User,
+	}
+	if in.Data.Token != "" {
+		out.Link = m.publicURL + emailPagePath + "?" + url.Values{"token": {in.Data.Token}, "lang": {in.Lang}}.Encode()
+	}
+	return out, nil
+}
+
+// plain is the mail for readers that show no HTML.
+func (d *mailData) plain() string {
+	parts := []string{d.Text}
+	if d.User != "" {
+		parts = append(parts, string(d.User))
+	}
+	if d.Link != "" {
+		parts = append(parts, d.Button+":\n"+d.Link)
+	}
+	return strings.Join(append(parts, d.After), "\n\n") + "\n"
+}
+
+// send sends one mail. What the mail server refuses for good is account.ErrMailRefused.
+func (m *mailer) send(ctx context.Context, in account.Mail) error {
+	data, err := m.compose(in)
+	if err != nil {
+		return err
+	}
+	var html bytes.Buffer
+	if err := m.page.Execute(&html, data); err != nil {
+		return fmt.Errorf("%w: %w", account.ErrMailRefused, err)
+	}
+	msg := mail.NewMsg()
+	msg.FromMailAddress(m.from)
+	if err := msg.To(in.To); err != nil {
+		return fmt.Errorf("%w: %w", account.ErrMailRefused, err)
+	}
+	msg.Subject(data.Subject)
+	msg.SetDate()
+	msg.SetMessageIDWithValue(strings.ToLower(in.ID) + "@" + heloName(m.serverName)) // the same at every attempt
+	msg.SetGenHeader("Auto-Submitted", "auto-generated")                             // RFC 3834: no absence notes come back
+	msg.SetBodyString(mail.TypeTextPlain, data.plain())
+	msg.AddAlternativeString(mail.TypeTextHTML, html.String())
+	err = m.client.DialAndSendWithContext(ctx, msg)
+	var refused *mail.SendError
+	if errors.As(err, &refused) && refused.ErrorCode()/100 == 5 {
+		return fmt.Errorf("%w: %w", account.ErrMailRefused, err)
+	}
+	return err
+}
