@@ -76,9 +76,11 @@ var specVersions = []specVersion{
 	{"v1.12", nil}, // M_USER_LOCKED
 }
 
-// unstableFeatures are those that clients ask for by these names although the specification has them by now.
+// unstableFeatures are those that clients ask for by these names, because the specification has them under others or
+// not yet.
 var unstableFeatures = map[string]bool{
-	"org.matrix.e2e_cross_signing": true, // Element Web sets cross-signing up only where this is listed
+	"org.matrix.e2e_cross_signing":  true, // Element Web sets cross-signing up only where this is listed
+	"org.matrix.simplified_msc3575": true, // sliding sync, which Element X needs
 }
 
 // PromisedRoutes lists the patterns that the versions in GET /versions promise.
