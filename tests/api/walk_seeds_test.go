@@ -2,6 +2,8 @@ package api_test
 
 import (
 	"crypto/ed25519"
+	"crypto/hmac"
+	"crypto/sha1"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -18,7 +20,7 @@ type seed struct {
 	path   map[string]string // what deviates from pathValues
 	query  []string          // name=value, escaped
 	body   string            // JSON, or any bytes where the operation takes some
-	who    string            // "alice" (the default), "bob", "eve", or "nobody"
+	who    string            // "alice" (the default), "bob", "eve", "admin" or "nobody"
 	status int               // what the right request is answered with; 0 is 200
 	once   bool              // the request can be granted only once: each weak case gets users and rooms of its own
 	needs  func(w *walk, f *fixture)
@@ -27,6 +29,7 @@ type seed struct {
 // fixture is the world that one operation is walked in: alice and her room with bob in it, and eve with a room of her own.
 type fixture struct {
 	alice, bob, eve *hstest.Client
+	admin           *hstest.Client // for seeds that need one
 	values          map[string]string
 }
 
@@ -44,10 +47,27 @@ func (w *walk) fixture(s *seed) *fixture {
 		"password": f.alice.Password,
 		"event":    string(f.alice.Text(room, "hello")), "otherEvent": string(f.eve.Text(other, "psst")),
 	}
+	if s.who == "admin" {
+		f.admin = w.administrator("admin." + name)
+	}
 	if s.needs != nil {
 		s.needs(w, f)
 	}
 	return f
+}
+
+// sharedSecret is what administrators are registered with.
+const sharedSecret = "walk with me"
+
+func (w *walk) administrator(name string) *hstest.Client {
+	c := w.hs.Anonymous()
+	nonce := fmt.Sprint(w.must(c, "GET", "", "/_synapse/admin/v1/register")["nonce"])
+	mac := hmac.New(sha1.New, []byte(sharedSecret))
+	mac.Write([]byte(strings.Join([]string{nonce, name, "walk walk walk", "admin"}, "\x00"))) // never fails
+	made := w.must(c, "POST", fmt.Sprintf(`{"nonce":%q,"username":%q,"password":"walk walk walk","admin":true,"mac":"%x"}`, nonce, name, mac.Sum(nil)),
+		"/_synapse/admin/v1/register")
+	c.Token = fmt.Sprint(made["access_token"])
+	return c
 }
 
 func (f *fixture) text(s string) string {
@@ -64,6 +84,8 @@ func (f *fixture) tokenOf(who string) string {
 		return f.bob.Token
 	case "eve":
 		return f.eve.Token
+	case "admin":
+		return f.admin.Token
 	case "nobody":
 		return ""
 	}

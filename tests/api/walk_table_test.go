@@ -11,7 +11,8 @@ import (
 // seeds has a right request for every operation that is served, by operation id.
 var seeds = map[string]seed{
 	// the server
-	"getVersions": {}, "getCapabilities": {}, "getWellknown": {}, "getLoginFlows": {},
+	"getWellknownPolicy": {status: http.StatusNotFound}, // there is none
+	"getVersions":        {}, "getCapabilities": {}, "getWellknown": {}, "getLoginFlows": {},
 	"getWellknownSupport": {status: http.StatusNotFound}, // none is configured
 	"getTurnServer":       {}, "getProtocols": {},
 
@@ -34,6 +35,37 @@ var seeds = map[string]seed{
 	"updateDevice":              {body: `{"display_name":"walk"}`},
 	"deleteDevice":              {body: `{` + uia + `}`, needs: withSecondDevice, once: true},
 	"deleteDevices":             {body: `{"devices":["{device}"],` + uia + `}`, needs: withSecondDevice, once: true},
+
+	// administrators
+	"getWhoIs":            {path: map[string]string{"userId": "{alice}"}},
+	"getAdminLockUser":    {who: "admin"},
+	"setAdminLockUser":    {who: "admin", body: `{"locked":true}`},
+	"getAdminSuspendUser": {who: "admin"},
+	"setAdminSuspendUser": {who: "admin", body: `{"suspended":true}`},
+
+	// addresses outside of Matrix
+	"requestTokenToRegisterEmail":       {who: "nobody", body: emailBody},
+	"requestTokenTo3PIDEmail":           {body: emailBody},
+	"requestTokenToResetPasswordEmail":  {body: emailBody},
+	"requestTokenToRegisterMSISDN":      {who: "nobody", body: phoneBody, status: http.StatusBadRequest}, // no text messages are sent
+	"requestTokenTo3PIDMSISDN":          {body: phoneBody, status: http.StatusBadRequest},
+	"requestTokenToResetPasswordMSISDN": {body: phoneBody, status: http.StatusBadRequest},
+	"post3PIDs": {body: `{"three_pid_creds":{"client_secret":"walk","sid":"walk","id_server":"id.example.org","id_access_token":"walk"}}`,
+		status: http.StatusForbidden}, // no identity server is trusted
+	"add3PID":               {body: `{"client_secret":"walk","sid":"walk",` + passwordOnly + `}`, status: http.StatusBadRequest}, // not proved
+	"bind3PID":              {body: `{"client_secret":"walk","sid":"walk","id_server":"id.example.org","id_access_token":"walk"}`, status: http.StatusBadRequest},
+	"delete3pidFromAccount": {body: `{"medium":"email","address":"{name}@example.org","id_server":"id.example.org"}`},
+	"unbind3pidFromAccount": {body: `{"medium":"email","address":"{name}@example.org","id_server":"id.example.org"}`},
+
+	// bridges: there are none
+	"getProtocolMetadata":     {path: map[string]string{"protocol": "irc"}, status: http.StatusNotFound},
+	"queryLocationByProtocol": {path: map[string]string{"protocol": "irc"}, status: http.StatusNotFound},
+	"queryUserByProtocol":     {path: map[string]string{"protocol": "irc"}, status: http.StatusNotFound},
+	"queryLocationByAlias":    {query: []string{"alias=%23walk:test"}, status: http.StatusNotFound},
+	"queryUserByID":           {query: []string{"userid=@walk:test"}, status: http.StatusNotFound},
+
+	"requestOpenIdToken": {},
+	"getMutualRooms":     {query: []string{"user_id={bob}"}},
 
 	// what a user keeps
 	"getUserProfile": {who: "nobody"},
@@ -70,6 +102,8 @@ var seeds = map[string]seed{
 	"getEvents":             {query: []string{"timeout=0", "from={from}"}, needs: withEvents},
 	"peekEvents":            {query: []string{"timeout=0", "from={from}", "room_id={room}"}, needs: withEvents},
 	"roomInitialSync":       {},
+	"initialSync":           {},
+	"getOneEvent":           {},
 	"postReceipt":           {body: `{"thread_id":"main"}`},
 	"setReadMarker":         {body: `{"m.fully_read":"{event}","m.read":"{event}","m.read.private":"{event}"}`},
 	"setTyping":             {body: `{"typing":true,"timeout":1000}`},
@@ -158,6 +192,12 @@ var seeds = map[string]seed{
 	"getUrlPreview":                {query: []string{"url={page}"}, needs: withPage},
 }
 
+const (
+	emailBody    = `{"client_secret":"walk","email":"{name}@example.org","send_attempt":1,"next_link":"https://example.org/","id_server":"id.example.org","id_access_token":"walk"}`
+	phoneBody    = `{"client_secret":"walk","country":"GB","phone_number":"07700900001","send_attempt":1}`
+	passwordOnly = `"auth":{"type":"m.login.password","identifier":{"type":"m.id.user","user":"{alice}"},"password":"{password}"}`
+)
+
 // exception is what an operation may answer to a case instead of what every other answers.
 type exception struct {
 	statuses []int
@@ -194,6 +234,13 @@ var exceptions = merged(map[string]exception{
 	"setAccountDataPerRoom roomId: someone else's":        {granted, nil, "as above"},
 	"peekEvents ?room_id: missing":                        {granted, nil, "then it is getEvents, of the same path"},
 },
+	each(exception{granted, nil, "an administrator may"}, "getAdminLockUser userId", "someone else's"),
+	each(exception{granted, nil, "an administrator may"}, "setAdminLockUser userId", "someone else's"),
+	each(exception{granted, nil, "an administrator may"}, "getAdminSuspendUser userId", "someone else's"),
+	each(exception{granted, nil, "an administrator may"}, "setAdminSuspendUser userId", "someone else's"),
+	phoneExceptions("requestTokenToRegisterMSISDN"),
+	phoneExceptions("requestTokenTo3PIDMSISDN"),
+	phoneExceptions("requestTokenToResetPasswordMSISDN"),
 	each(exception{granted, nil, "whether a user exists is not told"}, "reportUser userId", "unknown", "someone else's"),
 	each(exception{refused, []string{"M_SERVER_NOT_TRUSTED", "M_BAD_JSON", "M_MISSING_PARAM"}, "there are no identity servers"},
 		"inviteBy3PID", "address", "id_access_token", "id_server", "medium"),
@@ -210,6 +257,16 @@ var exceptions = merged(map[string]exception{
 		"putRoomKeysByRoomId roomId", "unknown", "someone else's", "odd"),
 	each(exception{granted, nil, "as above"}, "putRoomKeyBySessionId roomId", "unknown", "someone else's", "odd"),
 )
+
+// phoneExceptions are for the operations that would send a text message, which this server never does.
+func phoneExceptions(operation string) map[string]exception {
+	e := exception{refused, []string{"M_THREEPID_MEDIUM_NOT_SUPPORTED"}, "no text message is sent, whatever is missing"}
+	out := map[string]exception{operation + " body: {}": e}
+	for _, field := range []string{"client_secret", "country", "phone_number", "send_attempt"} {
+		maps.Copy(out, each(e, operation+" "+field, "missing", "null"))
+	}
+	return out
+}
 
 // each gives one exception to several cases of a parameter, or fields of an operation.
 func each(e exception, of string, names ...string) map[string]exception {

@@ -5,6 +5,7 @@ package api_test
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -138,7 +139,16 @@ func (b *bad) judge(r hstest.Response) string {
 // TestBadRequests walks every operation that the server has through bad requests, on both databases.
 func TestBadRequests(t *testing.T) {
 	spec := specification(t)
-	everything := func(c *homeserver.Config) { c.Sessions.LoginTokens, c.Media.URLPreviews = true, true }
+	mails, err := net.Listen("tcp", "127.0.0.1:0") // a mail server that never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = mails.Close() })
+	everything := func(c *homeserver.Config) {
+		c.Sessions.LoginTokens, c.Media.URLPreviews = true, true
+		c.Registration.SharedSecret = sharedSecret
+		c.Email = homeserver.Email{Server: mails.Addr().String(), TLS: "none", From: "Moothall <moothall@example.org>"}
+	}
 	hstest.Each(t, func(t *testing.T, hs *hstest.Server) {
 		have := served(hs)
 		var jobs []hstest.Operation
