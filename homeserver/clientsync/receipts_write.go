@@ -266,6 +266,9 @@ func (s *Sync) inThread(e *room.Event, thread string) bool {
 
 // eventOf finds an accepted event of a room.
 func (s *Sync) eventOf(ctx context.Context, rm *room.Room, eventID id.EventID) (*room.Event, error) {
+	if e := rm.Recent(eventID); e != nil {
+		return e, nil
+	}
 	e, err := s.d.Rooms.EventByID(ctx, eventID)
 	if err != nil {
 		return nil, err

@@ -542,3 +542,16 @@ func (v *Visibility) allowed(rule string, at Membership, ord int64) bool {
 	}
 	return false
 }
+
+// Recent finds an event among the room's newest, which are in memory; nil where it is older or not there.
+func (r *Room) Recent(eventID id.EventID) *Event {
+	h, done := r.view()
+	tl := h.timeline
+	done()
+	for i := len(tl) - 1; i >= 0; i-- {
+		if tl[i].ID() == eventID {
+			return tl[i]
+		}
+	}
+	return nil
+}
