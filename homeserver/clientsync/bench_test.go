@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"sync"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -157,4 +160,51 @@ func (n *node) poll(c *client, woken chan<- string) {
 	}
 	c.since = next
 	woken <- next
+}
+
+// BenchmarkIdlePolls reports what an idle long poll holds, heap and stack, beside what any waiting request holds.
+func BenchmarkIdlePolls(b *testing.B) {
+	const polls = 2000
+	n := start(b, store.Config{DataDir: b.TempDir()})
+	n.client("alice", "A").room()
+	measure := func(target string, params string) (heap, stack float64) {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		var wg sync.WaitGroup
+		users := make([]*http.Request, polls)
+		writers := make([]discard, polls)
+		for i := range users {
+			c := n.client(fmt.Sprintf("idle%d", i), "D")
+			since := c.sync()["next_batch"].(string)
+			users[i] = httptest.NewRequestWithContext(ctx, "GET", target+"?since="+since+params, nil)
+			users[i].Header.Set("Authorization", "Bearer "+string(c.user)+"|D")
+			writers[i].header = http.Header{}
+		}
+		heap0, stack0 := held()
+		for i := range users {
+			wg.Go(func() { n.mux.ServeHTTP(&writers[i], users[i]) })
+		}
+		time.Sleep(time.Second)
+		heap1, stack1 := held()
+		cancel()
+		wg.Wait()
+		return (heap1 - heap0) / polls, (stack1 - stack0) / polls
+	}
+	for b.Loop() {
+		measure("/_matrix/client/v3/sync", "&timeout=100") // what is loaded once is loaded here
+		heap, stack := measure("/_matrix/client/v3/sync", "&timeout=60000")
+		baseHeap, baseStack := measure("/wait", "")
+		b.ReportMetric(heap-baseHeap, "heap-bytes/poll")
+		b.ReportMetric(stack-baseStack, "stack-bytes/poll")
+	}
+}
+
+// held is the memory in use after a collection.
+func held() (heap, stack float64) {
+	for range 4 { // stacks shrink by half with each
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc), float64(m.StackInuse)
 }

@@ -97,7 +97,9 @@ func start(t testing.TB, cfg store.Config) *node {
 	if n.spec, err = hstest.LoadSpec(""); err != nil {
 		t.Fatal(err)
 	}
-	n.mux, err = web.NewMux(web.Config{Logger: log, OnPanic: func(x any) { t.Errorf("panic: %v", x) }, Authenticate: authenticate}, n.sync.Routes())
+	n.mux, err = web.NewMux(web.Config{Logger: log, OnPanic: func(x any) { t.Errorf("panic: %v", x) }, Authenticate: authenticate}, n.sync.Routes(), []web.Route{
+		{Pattern: "GET /wait", Auth: web.User, Handler: func(_ http.ResponseWriter, r *http.Request) error { <-r.Context().Done(); return nil }},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
