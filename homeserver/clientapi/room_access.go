@@ -41,8 +41,8 @@ func noFederation(what string) error {
 	return mxerr.NotFound(what + " is not known here: this server does not talk to other servers")
 }
 
-// readable finds out what a user may read of a room: members see it as it is, those who left as it was when they left,
-// others if it is world-readable. Anyone else gets 403.
+// readable finds out what a user may read of a room: members see it as it is, and so does everybody while it is
+// world-readable; those who left see it as it was when they left. Anyone else gets 403.
 // Spec: client-server API, "Getting events for a room", "Room Previews".
 func (a *API) readable(ctx context.Context, roomID id.RoomID, user id.UserID) (*access, error) {
 	r, err := a.Rooms.Room(ctx, roomID)
@@ -56,6 +56,10 @@ func (a *API) readable(ctx context.Context, roomID id.RoomID, user id.UserID) (*
 	if joined {
 		return &access{room: r}, nil
 	}
+	// Those who left see no less than those who never came.
+	if r.HistoryVisibility() == "world_readable" {
+		return &access{room: r}, nil
+	}
 	if r.Membership(user) != room.MembershipNone {
 		left, err := a.leftAt(ctx, r, user)
 		if err != nil {
@@ -64,9 +68,6 @@ func (a *API) readable(ctx context.Context, roomID id.RoomID, user id.UserID) (*
 		if left != 0 {
 			return &access{room: r, until: left}, nil
 		}
-	}
-	if r.HistoryVisibility() == "world_readable" {
-		return &access{room: r}, nil
 	}
 	return nil, notInRoom()
 }
