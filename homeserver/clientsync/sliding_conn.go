@@ -225,7 +225,11 @@ func (cs *connections) find(ctx context.Context, key connKey, p slidingPos) (*co
 		if c.use(p.seq) {
 			return c, nil
 		}
-		c.mu.Unlock() // another process may have written a newer state
+		used := p.seq < c.base
+		c.mu.Unlock()
+		if used { // the client has shown that it got the state that followed
+			return nil, errUnknownPos()
+		} // else another process may have written a newer one
 	}
 	c, err := cs.read(ctx, key)
 	if err != nil {

@@ -104,8 +104,7 @@ func (b *slider) extendToDevice() error {
 // Spec: MSC3884.
 func (b *slider) extendE2EE() error {
 	if !b.req.initial {
-		var err error
-		if b.lists.left, err = b.peersChanged(); err != nil {
+		if err := b.peersSince(); err != nil {
 			return err
 		}
 	}
@@ -125,38 +124,67 @@ func (b *slider) extendE2EE() error {
 	return nil
 }
 
-// changedRoomsMost is in how many rooms it is looked for members who came or went, before the database is asked.
-const changedRoomsMost = 16
-
-// peersChanged tells whether it is possible that the user shares rooms with others than at the client's position.
-func (b *slider) peersChanged() (bool, error) {
+// peersSince notes whom the user came to share rooms with since the client's position, and whether anybody may share none
+// any more.
+// Spec: client-server API, "Tracking the device list for a user".
+func (b *slider) peersSince() error {
 	user, err := b.s.d.Rooms.User(b.ctx, b.req.user)
 	if err != nil {
-		return false, err
+		return err
 	}
-	since, own := b.req.since.pos, false
-	var rooms []*room.Room
+	since := b.req.since.pos
+	var rooms []*room.UserRoom
 	user.EachRoom(func(r *room.UserRoom) {
-		own = own || r.Pos > since
-		if r.Membership == room.MembershipJoin && r.Room.LastPos() > since && len(rooms) <= changedRoomsMost {
-			rooms = append(rooms, r.Room)
+		if r.Pos > since || (r.Membership == room.MembershipJoin && r.Room.LastPos() > since) {
+			rooms = append(rooms, r)
 		}
 	})
-	if own || len(rooms) > changedRoomsMost {
-		return true, nil
-	}
-	for _, r := range rooms {
-		changes, err := b.s.d.Rooms.StateChanges(b.ctx, r, since, b.upto)
-		if err != nil {
-			return false, err
+	for _, ur := range rooms {
+		if ur.Membership != room.MembershipJoin {
+			b.lists.left = true
+			continue
 		}
-		for t := range changes {
-			if t.Type == memberType {
-				return true, nil
+		changes, err := b.s.d.Rooms.StateChanges(b.ctx, ur.Room, since, b.upto)
+		if err != nil {
+			return err
+		}
+		for t, nid := range changes {
+			if t.Type != memberType {
+				continue
+			}
+			was, is, err := b.joinedSince(nid, since)
+			switch {
+			case err != nil:
+				return err
+			case t.StateKey == string(b.req.user) && is && !was:
+				for _, u := range ur.Room.Joined() {
+					b.lists.join(u)
+				}
+			case is && !was:
+				b.lists.join(id.UserID(t.StateKey))
+			case !is:
+				b.lists.left = true
 			}
 		}
 	}
-	return false, nil
+	return nil
+}
+
+// joinedSince tells whether a user was joined at a position, and is by the last member event.
+func (b *slider) joinedSince(nid, since int64) (was, is bool, err error) {
+	events, err := b.s.d.Rooms.EventsByNID(b.ctx, []int64{nid})
+	if err != nil || len(events) == 0 {
+		return true, false, err
+	}
+	e := events[0]
+	is = e.PDU.Membership() == "join"
+	for e != nil && e.Ord > since {
+		if e, err = b.s.prevOf(b.ctx, e); err != nil {
+			return false, false, err
+		}
+		was = e != nil && e.PDU.Membership() == "join"
+	}
+	return was, is, nil
 }
 
 // covers tells whether an extension is wanted for a room of the window.
