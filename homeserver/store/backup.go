@@ -44,6 +44,7 @@ type BackupTable struct {
 const afterRestore = `INSERT INTO log_epochs (epoch, first_pos, created)
 	SELECT (SELECT max(epoch) + 1 FROM log_epochs), pos + 1, %d FROM log_head WHERE id = 1;
 UPDATE log_head SET pos = pos + 1000000000 WHERE id = 1;
+DELETE FROM server_settings WHERE key = 'log_lineage';
 UPDATE followers SET owner = '', lease_until = 0;`
 
 // Backup writes one consistent state of the database into a directory, while servers go on working on it. The database is not

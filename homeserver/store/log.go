@@ -165,7 +165,7 @@ func (tx *Tx) queueLog(b *pgx.Batch) error {
 func (s *Store) Applied() int64 { return s.appliedNow.Load() }
 
 // Epochs lists the log's epochs, oldest first; the last one is current.
-func (s *Store) Epochs() []Epoch { return s.epochs }
+func (s *Store) Epochs() []Epoch { return *s.epochs.Load() }
 
 // errNotFollowed is in the chain of WaitApplied's error when the log could not be read meanwhile.
 var errNotFollowed = errors.New("this process cannot follow the log at the moment")
@@ -340,7 +340,11 @@ func (s *Store) tail(ctx context.Context, listeners []Listener) error {
 		case <-s.kick:
 		case <-timer.C:
 		}
-		n, err := s.tailOnce(ctx, listeners)
+		err := s.relocate(ctx)
+		n := 0
+		if err == nil {
+			n, err = s.tailOnce(ctx, listeners)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,6 +27,9 @@ type pgBackend struct {
 	pool *pgxpool.Pool
 	cast *caster
 	log  *slog.Logger
+
+	lineage atomic.Pointer[string] // the history of writes that this process follows; nil before the first connection
+	moved   atomic.Bool            // a connection found another one
 }
 
 func openPostgres(ctx context.Context, cfg Config, log *slog.Logger) (*pgBackend, error) {
@@ -41,6 +45,8 @@ func openPostgres(ctx context.Context, cfg Config, log *slog.Logger) (*pgBackend
 	pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = frozenNodeTimeout
 	pc.ConnConfig.RuntimeParams["timezone"] = "UTC"
 	pc.ConnConfig.ConnectTimeout = 5 * time.Second
+	b := &pgBackend{log: log}
+	pc.AfterConnect = b.checkLineage
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
@@ -49,7 +55,7 @@ func openPostgres(ctx context.Context, cfg Config, log *slog.Logger) (*pgBackend
 	if listen == "" {
 		listen = cfg.URL
 	}
-	b := &pgBackend{pool: pool, log: log, cast: &caster{url: listen, ping: make(chan struct{}, 1)}}
+	b.pool, b.cast = pool, &caster{url: listen, ping: make(chan struct{}, 1)}
 	if err := b.ping(ctx); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("cannot reach PostgreSQL at %s: %w", pc.ConnConfig.Host, err)

@@ -34,7 +34,7 @@ type Store struct {
 	backend backend
 	node    string
 
-	epochs     []Epoch
+	epochs     atomic.Pointer[[]Epoch]
 	appliedNow atomic.Int64 // applied, for readers without the lock
 
 	mu       sync.Mutex
@@ -95,6 +95,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 		if s.SQLite() {
 			err = fmt.Errorf("the database in %s: %w", cfg.DataDir, err)
 		}
+		return nil, errors.Join(err, s.backend.close())
+	}
+	if err := s.startLineage(ctx); err != nil {
 		return nil, errors.Join(err, s.backend.close())
 	}
 	if err := s.loadHead(ctx); err != nil {
@@ -174,18 +177,28 @@ func (e *unavailable) Unwrap() []error {
 
 func (s *Store) loadHead(ctx context.Context) error {
 	return s.Read(ctx, func(tx *Tx) error {
-		if _, err := tx.Get([]any{&s.applied}, `SELECT pos FROM log_head WHERE id = 1`); err != nil {
-			return fmt.Errorf("read log head: %w", err)
+		head, epochs, err := tx.place()
+		if err != nil {
+			return err
 		}
-		s.appliedNow.Store(s.applied)
+		s.applied = head
+		s.appliedNow.Store(head)
 		s.headSeen = time.Now()
-		return tx.Each(`SELECT epoch, first_pos FROM log_epochs ORDER BY epoch`, nil, func(r *Row) error {
-			var e Epoch
-			if err := r.Scan(&e.Number, &e.First); err != nil {
-				return err
-			}
-			s.epochs = append(s.epochs, e)
-			return nil
-		})
+		s.epochs.Store(&epochs)
+		return nil
 	})
+}
+
+// place reads where the log is.
+func (tx *Tx) place() (head int64, epochs []Epoch, err error) {
+	if _, err := tx.Get([]any{&head}, `SELECT pos FROM log_head WHERE id = 1`); err != nil {
+		return 0, nil, fmt.Errorf("read the log's head: %w", err)
+	}
+	err = tx.Each(`SELECT epoch, first_pos FROM log_epochs ORDER BY epoch`, nil, func(r *Row) error {
+		var e Epoch
+		err := r.Scan(&e.Number, &e.First)
+		epochs = append(epochs, e)
+		return err
+	})
+	return head, epochs, err
 }
