@@ -264,6 +264,9 @@ func (c *Config) warn() {
 	if c.Registration.Mode == account.RegistrationOpen {
 		c.Warnings = append(c.Warnings, "registration.mode is open: anyone who reaches this server can make an account")
 	}
+	if c.Email.TLS == "none" && c.Email.Username != "" {
+		c.Warnings = append(c.Warnings, "email.tls is none: the mail server's password travels unencrypted")
+	}
 	if !c.RateLimits.Enabled {
 		c.Warnings = append(c.Warnings, "rate_limits.enabled is false: one client can use the whole server")
 	}

@@ -66,17 +66,18 @@ func newMailer(cfg *Config) (func(ctx context.Context, m account.Mail) error, er
 		mail.WithPort(port), mail.WithTimeout(mailConnectTimeout), mail.WithHELO(heloName(cfg.ServerName)), mail.WithoutNoop(),
 		mail.WithTLSConfig(&tls.Config{ServerName: host, MinVersion: tls.VersionTLS12, RootCAs: outside.RootCAs}),
 	}
+	auth := mail.SMTPAuthAutoDiscover
 	switch cfg.Email.TLS {
 	case "implicit":
 		options = append(options, mail.WithSSL())
 	case "none":
 		options = append(options, mail.WithTLSPolicy(mail.NoTLS))
+		auth = mail.SMTPAuthPlainNoEnc // what the operator has asked for; discovery would refuse it
 	default:
 		options = append(options, mail.WithTLSPolicy(mail.TLSMandatory))
 	}
 	if cfg.Email.Username != "" {
-		options = append(options, mail.WithSMTPAuth(mail.SMTPAuthAutoDiscover),
-			mail.WithUsername(cfg.Email.Username), mail.WithPassword(string(cfg.Email.Password)))
+		options = append(options, mail.WithSMTPAuth(auth), mail.WithUsername(cfg.Email.Username), mail.WithPassword(string(cfg.Email.Password)))
 	}
 	if m.client, err = mail.NewClient(host, options...); err != nil {
 		return nil, fmt.Errorf("email: %w", err)
@@ -151,7 +152,7 @@ func (m *mailer) send(ctx context.Context, in account.Mail) error {
 	if err := m.page.Execute(&html, data); err != nil {
 		return fmt.Errorf("%w: %w", account.ErrMailRefused, err)
 	}
-	msg := mail.NewMsg()
+	msg := mail.NewMsg(mail.WithNoDefaultUserAgent())
 	msg.FromMailAddress(m.from)
 	if err := msg.To(in.To); err != nil {
 		return fmt.Errorf("%w: %w", account.ErrMailRefused, err)
