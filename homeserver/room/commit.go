@@ -34,6 +34,7 @@ type unit struct {
 	ids   []id.EventID
 	err   error
 	stale bool // lost against another node: to be built again
+	again bool // was sent before: ids are those of then
 	tries int
 	done  chan struct{}
 }
@@ -117,6 +118,7 @@ func (rs *Rooms) commit(ctx context.Context, units []*unit) {
 			rs.failed(ctx, b, units, err)
 			return
 		}
+		rs.showRepeated(ctx, units)
 		var again []*unit
 		for _, u := range units {
 			if u.stale && u.tries < commitTry {
@@ -140,6 +142,19 @@ func (rs *Rooms) commit(ctx context.Context, units []*unit) {
 			}
 		}
 		units = again
+	}
+}
+
+// showRepeated waits until this process shows what another one has committed and a unit asked for again: what is
+// acknowledged here can be read here. If the database is away it is acknowledged all the same, because it is stored.
+func (rs *Rooms) showRepeated(ctx context.Context, units []*unit) {
+	for _, u := range units {
+		if u.again && u.err == nil && !u.stale {
+			if err := rs.d.Store.CatchUp(ctx); err != nil {
+				rs.d.Logger.Warn("a repeated request is answered before this node shows its events", "error", err)
+			}
+			return
+		}
 	}
 }
 
@@ -244,7 +259,7 @@ func (rs *Rooms) form(units []*unit) *commitBatch {
 	b := &commitBatch{rs: rs}
 	byRoom := map[*Room]*roomBatch{}
 	for _, u := range units {
-		u.err, u.ids = nil, nil
+		u.err, u.ids, u.again = nil, nil, false
 		if u.create != nil {
 			b.rooms = append(b.rooms, &roomBatch{create: u.create, units: []*unit{u}})
 			continue
@@ -428,21 +443,21 @@ func (s *buildState) Get(evType, stateKey string) *event.Event {
 	return evs[0].PDU
 }
 
-// refresh moves a room's base to what the locked database says. It tells whether the events must be built again, and
-// whether the room in memory is behind.
-func (rb *roomBatch) refresh(row *store.Room) (rebuild, behind bool, err error) {
+// refresh moves a room's base to what the locked database says. It tells whether the events must be built again, which
+// fewer says already, and whether the room in memory is behind.
+func (rb *roomBatch) refresh(row *store.Room, fewer bool) (rebuild, behind bool, err error) {
 	if row.StateVersion != rb.base.stateVersion {
 		return false, true, nil
 	}
 	if row.LastPos == rb.base.lastPos {
-		return false, false, nil
+		return fewer, false, nil
 	}
 	// others sent messages meanwhile. Messages may fork; a state event must follow everything
 	ext, err := unpackExtremities(row.Extremities)
 	if err != nil {
 		return false, false, err
 	}
-	if rb.line.states > 0 || len(ext) > prevEvents/2 {
+	if fewer || rb.line.states > 0 || len(ext) > prevEvents/2 {
 		rb.base = baseState{stateVersion: row.StateVersion, lastPos: row.LastPos, ext: ext, depth: row.Depth}
 		return true, false, nil
 	}
@@ -520,11 +535,11 @@ func (b *commitBatch) checkRoom(tx *store.Tx, rb *roomBatch, row *store.Room, hi
 	answered := map[*unit]bool{}
 	for _, u := range rb.units {
 		if ids := u.sentBefore(hits, rb.nid); ids != nil {
-			u.ids = ids
+			u.ids, u.again = ids, true
 			answered[u] = true
 		}
 	}
-	rebuild, behind, err := rb.refresh(row)
+	rebuild, behind, err := rb.refresh(row, len(answered) > 0)
 	if err != nil {
 		return err
 	}
@@ -548,7 +563,7 @@ func (b *commitBatch) checkRoom(tx *store.Tx, rb *roomBatch, row *store.Room, hi
 		}
 		rebuild = true
 	}
-	if rebuild || len(answered) > 0 {
+	if rebuild {
 		keep := make([][]id.EventID, len(rb.units))
 		for i, u := range rb.units {
 			if answered[u] {
