@@ -80,14 +80,17 @@ func (s *Sync) readRequest(r *http.Request) (*request, error) {
 }
 
 // arrive makes a token one of this process: it is cut back to what its epoch has in common with the current one, and
-// where it is ahead of this process, the process catches up.
+// where it is ahead of this process, the process catches up. A token that is ahead even then was given out before the
+// database lost its newest part, in a way that left no epoch behind: it goes back to the beginning.
 func (s *Sync) arrive(ctx context.Context, t token) (token, error) {
 	t = t.cut(s.d.Store.Epochs())
 	if t.pos > s.d.Store.Applied() {
 		if err := s.d.Store.CatchUp(ctx); err != nil {
 			return t, err
 		}
-		t.pos = min(t.pos, s.d.Store.Applied())
+		if t.pos > s.d.Store.Applied() {
+			t.pos = 0
+		}
 		t.toDevice = min(t.toDevice, t.pos)
 	}
 	return t, nil
