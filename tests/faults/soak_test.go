@@ -235,9 +235,11 @@ func (s *soaking) visitors(ctx context.Context, wg *sync.WaitGroup) {
 		c := newClient(s.n, s.users[1].name)
 		defer c.http.CloseIdleConnections()
 		c.token = s.users[1].token
-		short, cancel := context.WithTimeout(ctx, time.Duration(20+i%50)*time.Millisecond)
+		short, cancel := context.WithTimeout(ctx, time.Duration(30+i%50)*time.Millisecond)
 		defer cancel()
-		_, _ = c.do(short, "GET", "/sync?timeout=30000&since="+url.QueryEscape("s1_1_999999999_0_0.0"), nil)
+		if a, err := c.do(short, "GET", "/sync?timeout=0", nil); err == nil {
+			_, _ = c.do(short, "GET", "/sync?timeout=30000&since="+url.QueryEscape(a.get("next_batch").Str), nil)
+		}
 	})
 	s.loop(ctx, wg, 500*time.Millisecond, func(i int) { // rooms that are made, joined, left and forgotten
 		a, ok := s.call(ctx, s.users[2], "POST", "/createRoom", map[string]any{"preset": "public_chat"})
