@@ -227,8 +227,11 @@ func TestManyReceipts(t *testing.T) {
 		alice.sync()
 		head := n.store.Applied()
 		var wg sync.WaitGroup
-		for _, c := range readers {
-			wg.Go(func() { c.receipt(r, "m.read", msg, "") })
+		for i, c := range readers {
+			wg.Go(func() {
+				time.Sleep(time.Duration(max(0, i-20)) * 60 * time.Millisecond) // many at once, then one after another
+				c.receipt(r, "m.read", msg, "")
+			})
 		}
 		began := time.Now()
 		wakes, got := 0, map[string]any{}
