@@ -202,7 +202,7 @@ func (s *soaking) start(ctx context.Context, wg *sync.WaitGroup) {
 		room := url.PathEscape(s.rooms[r])
 		member := s.users[(r*5+u/4)%len(s.users)]
 		s.loop(ctx, wg, 100*time.Millisecond, func(i int) {
-			a, ok := s.call(ctx, member, "PUT", sendPath(s.rooms[r], fmt.Sprintf("soak-%d-%d", u, i)), text(strings.Repeat("words ", 1+i%40*33)))
+			a, ok := s.call(ctx, member, "PUT", sendPath(s.rooms[r], fmt.Sprintf("soak-%d-%d", u, i)), text(strings.Repeat("words ", 1+i%40*100)))
 			if ok && i%5 == 0 {
 				s.call(ctx, member, "POST", "/rooms/"+room+"/receipt/m.read/"+url.PathEscape(a.get("event_id").Str), map[string]any{})
 			}
