@@ -238,6 +238,7 @@ func TestManyReceipts(t *testing.T) {
 		for len(got) < len(readers) && time.Since(began) < 8*time.Second {
 			m := alice.sync("timeout", "2000")
 			wakes++
+			time.Sleep(80 * time.Millisecond) // so that a receipt is there already when the next poll begins
 			users, _ := at(ephemeral(joined(m, r), "m.receipt"), string(msg), "m.read").(map[string]any)
 			for u := range users {
 				got[u] = true
