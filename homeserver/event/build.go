@@ -71,6 +71,11 @@ func (v *Version) Build(p *Proto, serverName string, key SigningKey) (*Event, er
 	if content[0] != '{' {
 		return nil, mxerr.BadJSON("the content of an event must be a JSON object")
 	}
+	if !v.StrictJSON {
+		if err := checkNumbers(content); err != nil {
+			return nil, err
+		}
+	}
 
 	e := &Event{
 		version: v, id: p.EventID, roomID: p.RoomID, evType: p.Type, sender: p.Sender, isState: p.StateKey != nil,

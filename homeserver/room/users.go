@@ -182,10 +182,14 @@ func (rs *Rooms) loadUser(ctx context.Context, u *User, a *activeUser) error {
 
 // setRoom applies an announced membership; the caller holds the lock.
 func (a *activeUser) setRoom(c membershipChange) {
-	if old := a.rooms[c.room.nid]; old != nil && old.Pos >= c.pos {
+	old := a.rooms[c.room.nid]
+	if old != nil && old.Pos >= c.pos {
 		return
 	}
-	a.rooms[c.room.nid] = &UserRoom{Room: c.room, Membership: c.membership, MemberNID: c.nid, Pos: c.pos}
+	// Spec: "Leaving rooms": a forgotten room stays so until its user joins, knocks, or is invited again; to be banned or
+	// unbanned is none of these.
+	out := c.membership == MembershipLeave || c.membership == MembershipBan
+	a.rooms[c.room.nid] = &UserRoom{Room: c.room, Membership: c.membership, MemberNID: c.nid, Pos: c.pos, Forgotten: out && old != nil && old.Forgotten}
 }
 
 // noteMembership keeps a loaded user's rooms up to date.

@@ -183,12 +183,14 @@ type Membership struct {
 
 var membershipCols = []Col{{"usr", Text}, {"room", Int}, {"membership", Int}, {"nid", Int}, {"pos", Int}, {"forgotten", Int}}
 
-// SaveMemberships writes memberships; each (user, room) may stand in the list once.
+// SaveMemberships writes memberships; each (user, room) may stand in the list once. A forgotten room stays forgotten when
+// its user is banned (3) or unbanned (4).
 func (tx *Tx) SaveMemberships(ms []Membership) error {
 	return tx.Insert("memberships", membershipCols, len(ms), func(i int) []any {
 		m := &ms[i]
 		return []any{m.User, m.Room, m.Membership, m.NID, m.Pos, m.Forgotten}
-	}, `ON CONFLICT (usr, room) DO UPDATE SET membership = excluded.membership, nid = excluded.nid, pos = excluded.pos, forgotten = excluded.forgotten`)
+	}, `ON CONFLICT (usr, room) DO UPDATE SET membership = excluded.membership, nid = excluded.nid, pos = excluded.pos,
+		forgotten = CASE WHEN excluded.membership IN (3, 4) THEN memberships.forgotten ELSE excluded.forgotten END`)
 }
 
 // RoomMembers reads all memberships of a room.
