@@ -5,7 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -84,7 +84,7 @@ func (rs *Rooms) SendAll(ctx context.Context, roomID id.RoomID, drafts []Draft) 
 	}
 	// memory that lags behind other processes may allow, since the commit checks it; before it denies it catches up
 	if e := rs.d.Store.CatchUp(ctx); e != nil {
-		return nil, errors.Join(err, e)
+		return nil, fmt.Errorf("catch up before a denial (%v): %w", err, e) // nobody knows whether it is denied
 	}
 	return rs.sendAll(ctx, roomID, drafts)
 }

@@ -487,11 +487,3 @@ func (s *sim) history() string {
 	fmt.Fprintf(&b, "weather %d, %d places, head %d, %d processes, %v", s.weather, len(s.slots), s.db.Head(), s.began, answers)
 	return b.String()
 }
-
-// dump tells a room event by event.
-func (s *sim) dump(l *line) {
-	for i, p := range l.pdus {
-		key, _ := p.StateKey()
-		s.t.Logf("%d %s %s %q depth %d %s after %v %s", l.rows[i].Pos, p.ID()[:5], p.Type(), key, p.Depth(), p.Sender(), p.PrevEvents(), p.Content())
-	}
-}

@@ -36,10 +36,12 @@ func TestSimulation(t *testing.T) {
 	for seed := first; seed <= last; seed++ {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			t.Parallel()
+			defer func() {
+				if t.Failed() {
+					t.Logf("replay it by: SIM_SEED=%d go test -run 'TestSimulation$' ./homeserver/store", seed)
+				}
+			}()
 			simulate(t, template, dir, seed)
-			if t.Failed() {
-				t.Logf("replay it by: SIM_SEED=%d go test -run 'TestSimulation$' ./homeserver/store", seed)
-			}
 		})
 	}
 }
