@@ -24,7 +24,7 @@ func smallRooms(b *testing.B, n *node, alice *client, rooms int) []id.RoomID {
 		member := func(u id.UserID) room.Draft {
 			return room.Draft{Type: "m.room.member", StateKey: key(string(u)), Content: []byte(`{"membership":"join","displayname":"Some User"}`), Sender: u}
 		}
-		r, err := n.rooms.CreateRoom(context.Background(), v, alice.user, []byte(`{"room_version":"12"}`), []room.Draft{
+		r, err := n.rooms.CreateRoom(context.Background(), v, alice.user, []byte(fmt.Sprintf(`{"room_version":"12","number":%d}`, i)), []room.Draft{
 			member(alice.user),
 			{Type: "m.room.join_rules", StateKey: key(""), Content: []byte(`{"join_rule":"public"}`), Sender: alice.user},
 			{Type: "m.room.name", StateKey: key(""), Content: []byte(fmt.Sprintf(`{"name":"Room %d"}`, i)), Sender: alice.user},
