@@ -139,7 +139,10 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error {
 		return s.store.Follow(work, s.listenersOfLog(), s.onBroadcast)
 	})
-	g.Go(func() error { return s.accounts.Run(work) })
+	select {
+	case <-s.store.Following(): // what is committed from here on reaches the memory of the parts
+	case <-work.Done():
+	}
 	s.runParts(work, g)
 	g.Go(func() error {
 		defer stopWork()

@@ -61,6 +61,7 @@ func start(t *testing.T, cfg store.Config, change ...func(*account.Deps)) *node 
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Follow(ctx, []store.Listener{n.Listener(), probe}, nil) }()
+	<-s.Following()
 	t.Cleanup(func() {
 		cancel()
 		if err := errors.Join(<-done, s.Close()); err != nil {

@@ -70,6 +70,7 @@ func openParts(t *testing.T, cfg store.Config) *parts {
 	go func() {
 		done <- s.Follow(ctx, []store.Listener{p.accounts.Listener(), p.keys.Listener(), p.data.Listener(), probe}, nil)
 	}()
+	<-s.Following()
 	t.Cleanup(func() {
 		cancel()
 		if err := errors.Join(<-done, s.Close()); err != nil {

@@ -87,6 +87,7 @@ func serveAccounts(t *testing.T, cfg store.Config, change func(*options)) *accou
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- st.Follow(ctx, []store.Listener{s.Listener(), probe}, nil) }()
+	<-st.Following()
 	t.Cleanup(func() {
 		cancel()
 		if err := errors.Join(<-done, st.Close()); err != nil {

@@ -51,6 +51,7 @@ func serveUserData(t *testing.T, cfg store.Config, turn clientapi.TurnConfig) (s
 	go func() {
 		done <- st.Follow(ctx, []store.Listener{s.Listener(), keys.Listener(), data.Listener()}, nil)
 	}()
+	<-st.Following()
 	t.Cleanup(func() {
 		cancel()
 		if err := errors.Join(<-done, st.Close()); err != nil {

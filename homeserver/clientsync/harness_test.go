@@ -108,6 +108,7 @@ func start(t testing.TB, cfg store.Config) *node {
 	g.Go(func() error {
 		return st.Follow(gctx, []store.Listener{n.rooms.Listener(), n.keys.Listener(), n.data.Listener(), n.push.Listener(), n.sync.Listener()}, n.sync.OnBroadcast)
 	})
+	<-st.Following()
 	work, stopWork := context.WithCancel(context.Background())
 	g.Go(func() error { return n.rooms.Run(work) })
 	g.Go(func() error { return n.sync.Run(work) })

@@ -43,6 +43,7 @@ func start(t testing.TB, cfg store.Config) node {
 	followCtx, stopFollow := context.WithCancel(context.Background())
 	follow := make(chan error, 1)
 	go func() { follow <- s.Follow(followCtx, []store.Listener{rs.Listener()}, nil) }()
+	<-s.Following()
 	wg.Go(func() {
 		if err := rs.Run(ctx); err != nil {
 			t.Errorf("run: %v", err)

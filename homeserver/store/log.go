@@ -288,6 +288,10 @@ func (s *Store) tailFailed(err error) {
 	s.lookAgain()
 }
 
+// Following is closed once Follow has begun: what is committed from then on reaches the listeners. Whoever keeps in memory
+// what the log changes waits for it before the first request.
+func (s *Store) Following() <-chan struct{} { return s.started }
+
 // Follow brings this process the entries of all processes until ctx ends. Listeners are called in the order given.
 // broadcast gets what Broadcast sends, from every process.
 func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func(topic, payload string)) error {
@@ -301,6 +305,11 @@ func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func
 		}
 	}
 	s.follows = true
+	select {
+	case <-s.started:
+	default:
+		close(s.started)
+	}
 	s.onCast = broadcast
 	s.mu.Unlock()
 	defer func() {

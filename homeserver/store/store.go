@@ -44,6 +44,7 @@ type Store struct {
 	apply    []func([]Entry) // in order; nil until Follow
 	wakers   []func([]Entry)
 	follows  bool                 // Follow runs
+	started  chan struct{}        // closed when Follow has begun
 	onCast   func(string, string) // broadcasts received
 	kick     chan struct{}        // asks the tailer to look at the head now
 	headSeen time.Time            // when the head was last confirmed from the database
@@ -77,6 +78,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 		pending: make(map[int64]batch),
 		changed: make(chan struct{}),
 		kick:    make(chan struct{}, 1),
+		started: make(chan struct{}),
 		node:    newNodeID(),
 	}
 	var err error

@@ -70,6 +70,7 @@ func Open(t testing.TB, cfg store.Config, listeners ...store.Listener) *store.St
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Follow(ctx, listeners, nil) }()
+	<-s.Following()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
