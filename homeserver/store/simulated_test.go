@@ -208,7 +208,8 @@ type SimNode struct {
 // OpenSimNode starts a process on the database. The Store is one of several on a shared database.
 func OpenSimNode(ctx context.Context, db *SimDB, name string, log *slog.Logger) (*Store, *SimNode, error) {
 	n := &SimNode{db: db, conns: make(chan struct{}, 4), dead: make(chan struct{}), other: db.actor(name), sessions: map[*simSession]bool{}}
-	s := &Store{log: log, backend: n, pending: make(map[int64]batch), changed: make(chan struct{}), kick: make(chan struct{}, 1), node: name}
+	s := newStore(Config{}, log)
+	s.backend, s.node = n, name
 	n.store = s
 	return s, n, s.loadHead(ctx)
 }

@@ -70,9 +70,9 @@ type backend interface {
 // ErrUnknownOutcome is in the chain of an error when COMMIT was sent and its answer never came.
 var ErrUnknownOutcome = errors.New("the outcome of the commit is not known")
 
-// Open opens the database, making it or migrating it where needed.
-func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
-	s := &Store{
+// newStore makes a Store that has no backend yet.
+func newStore(cfg Config, log *slog.Logger) *Store {
+	return &Store{
 		cfg:     cfg,
 		log:     log,
 		pending: make(map[int64]batch),
@@ -81,6 +81,11 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 		started: make(chan struct{}),
 		node:    newNodeID(),
 	}
+}
+
+// Open opens the database, making it or migrating it where needed.
+func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
+	s := newStore(cfg, log)
 	var err error
 	switch {
 	case cfg.URL == "":
