@@ -11,6 +11,7 @@ import (
 	"net"
 	netmail "net/mail"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,7 +37,9 @@ type mailText struct {
 type mailer struct {
 	serverName, publicURL string
 	from                  *netmail.Address
-	client                *mail.Client
+	host                  string
+	options               []mail.Option
+	implicitTLS           bool
 	texts                 map[string]map[string]mailText // by language and kind
 	page                  *template.Template
 }
@@ -79,9 +82,10 @@ func newMailer(cfg *Config) (func(ctx context.Context, m account.Mail) error, er
 	if cfg.Email.Username != "" {
 		options = append(options, mail.WithSMTPAuth(auth), mail.WithUsername(cfg.Email.Username), mail.WithPassword(string(cfg.Email.Password)))
 	}
-	if m.client, err = mail.NewClient(host, options...); err != nil {
+	if _, err = mail.NewClient(host, options...); err != nil {
 		return nil, fmt.Errorf("email: %w", err)
 	}
+	m.host, m.options, m.implicitTLS = host, options, cfg.Email.TLS == "implicit"
 	for _, lang := range []string{"en", "zh"} {
 		b, err := mailFiles.ReadFile("mails/" + lang + ".json")
 		if err != nil {
@@ -163,10 +167,35 @@ func (m *mailer) send(ctx context.Context, in account.Mail) error {
 	msg.SetGenHeader("Auto-Submitted", "auto-generated")                             // RFC 3834: no absence notes come back
 	msg.SetBodyString(mail.TypeTextPlain, data.plain())
 	msg.AddAlternativeString(mail.TypeTextHTML, html.String())
-	err = m.client.DialAndSendWithContext(ctx, msg)
+	err = m.deliver(ctx, msg)
 	var refused *mail.SendError
 	if errors.As(err, &refused) && refused.ErrorCode()/100 == 5 {
 		return fmt.Errorf("%w: %w", account.ErrMailRefused, err)
 	}
 	return err
+}
+
+// deliver speaks with the mail server. go-mail leaves the connection open where the server offers no TLS or refuses the
+// password, so it is closed here. With implicit TLS go-mail has to dial by itself, or it would not know of the encryption;
+// there it is the garbage collector that closes.
+func (m *mailer) deliver(ctx context.Context, msg *mail.Msg) error {
+	options := m.options
+	if !m.implicitTLS {
+		var conn net.Conn
+		options = append(slices.Clone(options), mail.WithDialContextFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+			var err error
+			conn, err = new(net.Dialer).DialContext(ctx, network, address)
+			return conn, err
+		}))
+		defer func() {
+			if conn != nil {
+				_ = conn.Close() // closed already where all went well
+			}
+		}()
+	}
+	client, err := mail.NewClient(m.host, options...)
+	if err != nil {
+		return err
+	}
+	return client.DialAndSendWithContext(ctx, msg)
 }
