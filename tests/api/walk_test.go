@@ -237,6 +237,7 @@ func (w *walk) rebuilt(path, old, fresh map[string]string) map[string]string {
 func (w *walk) try(b *bad) {
 	if key, ok := exceptionFor(w.op.OperationID, b.name); ok && len(b.statuses) > 0 {
 		b.statuses, b.codes = exceptions[key].statuses, exceptions[key].codes
+		b.name += " (" + exceptions[key].reason + ")"
 	}
 	r := b.send(w.t, w.hs)
 	if problem := b.judge(r); problem != "" {
