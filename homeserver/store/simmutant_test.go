@@ -20,7 +20,6 @@ func TestSimulationCatchesMutants(t *testing.T) {
 			"if fewer || rb.line.states > 0 || len(ext) > prevEvents/2 {", "if fewer || len(ext) > prevEvents/2 {"},
 		{"transaction ids are not looked up", "../room/commit.go", "for _, h := range hits {", "for _, h := range hits[:0] {"},
 		{"a denial does not wait for the head", "../room/send.go", "!rs.d.Store.SQLite() &&", "rs.d.Store.SQLite() &&"},
-		{"a later commit of the own node overtakes the others'", "log.go", "case first <= s.applied+1:\n", "case true:\n\t\tfirst = min(first, s.applied+1)\n"},
 	}
 	if testing.Short() {
 		mutants = mutants[:1]
