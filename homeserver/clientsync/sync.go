@@ -5,7 +5,6 @@ package clientsync
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -222,7 +221,7 @@ func (s *Sync) loadStatus(ctx context.Context) error {
 	err := s.d.Store.Read(ctx, func(tx *store.Tx) error {
 		return tx.PresenceStatus(func(user, status string) { s.presence.setStatus(id.UserID(user), status) })
 	})
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("read status messages: %w", err)
 	}
 	return nil

@@ -309,11 +309,11 @@ func usersDefaultDiffers(was, is *Event) bool {
 }
 
 func notificationsDiffer(was, is *Event, own int64) bool {
+	b, _ := is.PowerLevels()
 	if was == nil {
-		return false
+		return b.NotificationRoom() != 50 // it compares a room's first levels with the default, where the rules allow them
 	}
 	a, _ := was.PowerLevels()
-	b, _ := is.PowerLevels()
 	return a.NotificationRoom() != b.NotificationRoom() && (a.NotificationRoom() == own || own > 1<<60)
 }
 

@@ -35,6 +35,7 @@ type membershipChange struct {
 	room       *Room
 	membership Membership
 	nid, pos   int64
+	forget     int64 // not a membership: the number of a room that the user forgot; else 0
 }
 
 // UserRoom is a user's membership of a room.
@@ -182,6 +183,10 @@ func (rs *Rooms) loadUser(ctx context.Context, u *User, a *activeUser) error {
 
 // setRoom applies an announced membership; the caller holds the lock.
 func (a *activeUser) setRoom(c membershipChange) {
+	if c.forget != 0 {
+		a.forget(c.forget)
+		return
+	}
 	old := a.rooms[c.room.nid]
 	if old != nil && old.Pos >= c.pos {
 		return
@@ -338,13 +343,10 @@ func (rs *Rooms) Forget(ctx context.Context, roomID id.RoomID, userID id.UserID)
 const metaForgotten = "forgotten"
 
 // noteForgotten marks a room as forgotten in a loaded user.
-func (u *User) noteForgotten(room int64) {
-	a := u.active.Load()
-	if a == nil {
-		return
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+func (u *User) noteForgotten(room int64) { u.noteMembership(membershipChange{forget: room}) }
+
+// forget marks a room that the user has left; the caller holds the lock.
+func (a *activeUser) forget(room int64) {
 	if r := a.rooms[room]; r != nil && (r.Membership == MembershipLeave || r.Membership == MembershipBan) {
 		c := *r
 		c.Forgotten = true

@@ -143,6 +143,9 @@ func (b *sqliteBackend) read(ctx context.Context, fn func(*Tx) error) error {
 	c.SetInterrupt(ctx.Done())
 	defer c.SetInterrupt(nil)
 	if err := stepOnce(c, "BEGIN"); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		return sqliteError(err)
 	}
 	err := fn(&Tx{c: sqliteConn{c}})
