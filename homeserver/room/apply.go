@@ -40,10 +40,7 @@ func (rs *Rooms) hydrate(ctx context.Context, entries []store.Entry) error {
 	if err != nil {
 		return err
 	}
-	byNID := make(map[int64]*Event, len(evs))
-	for _, e := range evs {
-		byNID[e.NID] = e
-	}
+	byNID := indexByNID(evs)
 	for i := range entries {
 		e := &entries[i]
 		if e.Kind != store.KindEvent || e.Payload != nil {

@@ -174,10 +174,7 @@ func (rs *Rooms) bestEdits(ctx context.Context, parents map[string]*Event, found
 	if err != nil {
 		return nil, err
 	}
-	byNID := make(map[int64]*Event, len(evs))
-	for _, e := range evs {
-		byNID[e.NID] = e
-	}
+	byNID := indexByNID(evs)
 	best := make(map[string]*Event)
 	for parent, c := range found {
 		for _, rel := range c.edits {

@@ -100,10 +100,7 @@ func (rs *Rooms) presentation(ctx context.Context, r *Room, evs []*Event, rd *Re
 		if err != nil {
 			return nil, err
 		}
-		byNID := make(map[int64]*Event, len(found))
-		for _, e := range found {
-			byNID[e.NID] = e
-		}
+		byNID := indexByNID(found)
 		p.redactions = make(map[int64]*Event, len(evs))
 		for _, e := range evs {
 			if e.RedactedBy != 0 {
@@ -151,10 +148,7 @@ func (rs *Rooms) presentReplaced(ctx context.Context, r *Room, p *presentation, 
 	if err != nil {
 		return err
 	}
-	byNID := make(map[int64]*Event, len(found))
-	for _, e := range found {
-		byNID[e.NID] = e
-	}
+	byNID := indexByNID(found)
 	p.replaced = make(map[int64]*Event, len(byOrd))
 	for ord, nid := range byOrd {
 		if e := byNID[nid]; e != nil {

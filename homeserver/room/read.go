@@ -37,10 +37,7 @@ func (rs *Rooms) EventsByNID(ctx context.Context, nids []int64) ([]*Event, error
 		if err != nil {
 			return nil, err
 		}
-		byNID := make(map[int64]*Event, len(evs))
-		for _, e := range evs {
-			byNID[e.NID] = e
-		}
+		byNID := indexByNID(evs)
 		for i, n := range nids {
 			if out[i] == nil {
 				out[i] = byNID[n]
@@ -54,6 +51,15 @@ func (rs *Rooms) EventsByNID(ctx context.Context, nids []int64) ([]*Event, error
 		}
 	}
 	return full, nil
+}
+
+// indexByNID maps events by their numbers.
+func indexByNID(evs []*Event) map[int64]*Event {
+	m := make(map[int64]*Event, len(evs))
+	for _, e := range evs {
+		m[e.NID] = e
+	}
+	return m
 }
 
 // parseRows parses stored events of any rooms.
@@ -373,10 +379,7 @@ func (rs *Rooms) MembershipHistory(ctx context.Context, r *Room, user id.UserID)
 	if err != nil {
 		return nil, err
 	}
-	byNID := make(map[int64]*Event, len(evs))
-	for _, e := range evs {
-		byNID[e.NID] = e
-	}
+	byNID := indexByNID(evs)
 	for i := range out {
 		if e := byNID[out[i].NID]; e != nil {
 			out[i].Membership = ParseMembership(e.PDU.Membership())
@@ -433,10 +436,7 @@ func (rs *Rooms) Visibility(ctx context.Context, r *Room, user id.UserID) (*Visi
 	if err != nil {
 		return nil, err
 	}
-	byNID := make(map[int64]*Event, len(evs))
-	for _, e := range evs {
-		byNID[e.NID] = e
-	}
+	byNID := indexByNID(evs)
 	for i, n := range nids {
 		v.rules[i].rule = "shared"
 		if e := byNID[n]; e != nil {

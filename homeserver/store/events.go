@@ -101,15 +101,6 @@ func (tx *Tx) TimelineForward(room, after, before int64, limit int) ([]*Event, e
 	return tx.events(eventSelect+`WHERE room = $1 AND ord > $2 AND ord < $3 AND status = 0 ORDER BY ord LIMIT $4`, room, after, before, limit)
 }
 
-// EventNearTime finds the accepted event of a room that is closest to a time in one direction: at or after ts
-// (forward), or at or before it.
-func (tx *Tx) EventNearTime(room, ts int64, forward bool) ([]*Event, error) {
-	if forward {
-		return tx.events(eventSelect+`WHERE room = $1 AND status = 0 AND ts >= $2 ORDER BY ts, ord LIMIT 20`, room, ts)
-	}
-	return tx.events(eventSelect+`WHERE room = $1 AND status = 0 AND ts <= $2 ORDER BY ts DESC, ord DESC LIMIT 20`, room, ts)
-}
-
 // TxnHit is an event that was sent under a transaction id before.
 type TxnHit struct {
 	TxnKey              int64

@@ -146,12 +146,7 @@ func insertStatement(k insertKey, cols []Col) string {
 		}
 	}
 	b.WriteString(") ")
-	if k.d == dialectSQLite && k.suffix != "" {
-		b.WriteString(k.suffix)
-	} else if k.suffix != "" {
-		// "WHERE true" keeps the parser from reading ON CONFLICT as a join's ON; PostgreSQL has no need of it
-		b.WriteString(k.suffix)
-	}
+	b.WriteString(k.suffix)
 	return b.String()
 }
 
