@@ -27,6 +27,7 @@ var layers = [][]string{
 	},
 	{"homeserver/room", "homeserver/account"},
 	{"homeserver/store"},
+	{"homeserver/page"},
 	{"homeserver/event", "homeserver/web", "homeserver/filter"},
 	{"homeserver/mxerr", "bench"}, // bench speaks only the public API: it needs nothing of the house
 }

@@ -29,6 +29,9 @@ type Config struct {
 	Passwords    Passwords    `yaml:"passwords"`
 	Sessions     Sessions     `yaml:"sessions"`
 	Email        Email        `yaml:"email"`
+	Branding     Branding     `yaml:"branding"`
+	SSO          SSO          `yaml:"sso"`
+	OAuth        OAuth        `yaml:"oauth"`
 	RateLimits   RateLimits   `yaml:"rate_limits"`
 	Media        Media        `yaml:"media"`
 	Push         Push         `yaml:"push"`
@@ -190,6 +193,8 @@ func DefaultConfig() Config {
 		Registration: Registration{Mode: account.RegistrationClosed},
 		Passwords:    Passwords{MinLength: 8, Argon2: Argon2{Memory: 19 << 20, Iterations: 2, Parallelism: 1}},
 		Email:        Email{TLS: "starttls"},
+		SSO:          defaultSSO(),
+		OAuth:        defaultOAuth(),
 		Sessions:     Sessions{AccessTokenLifetime: Duration(5 * minute)},
 		RateLimits: RateLimits{
 			Enabled:       true,

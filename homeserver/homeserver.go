@@ -16,6 +16,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/event"
+	"github.com/moothall/moothall/homeserver/page"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/web"
 )
@@ -28,6 +29,7 @@ type Server struct {
 	key      event.SigningKey
 	accounts *account.Accounts
 	parts
+	kit       *page.Kit
 	pages     *pages
 	metrics   *metrics
 	mux       *web.Mux // everything for clients
@@ -66,7 +68,10 @@ func (s *Server) build(ctx context.Context) error {
 	if s.key, err = loadIdentity(ctx, s.store, s.cfg.ServerName); err != nil {
 		return err
 	}
-	if s.pages, err = newPages(); err != nil {
+	if s.kit, err = s.cfg.kit(); err != nil {
+		return err
+	}
+	if s.pages, err = newPages(s.kit); err != nil {
 		return err
 	}
 	if err := s.buildParts(); err != nil {
@@ -93,7 +98,7 @@ func (s *Server) buildRoutes() error {
 		cfg.CatchUp = s.catchUp
 	}
 	var err error
-	tables := append(s.partRoutes(), s.healthRoutes(), s.pageRoutes(), s.wellKnownRoutes(), s.serverFactRoutes(), s.emailPageRoutes())
+	tables := append(s.partRoutes(), s.healthRoutes(), s.pageRoutes(), s.wellKnownRoutes(), s.serverFactRoutes(), s.emailPageRoutes(), s.kit.Routes())
 	if s.mux, err = web.NewMux(cfg, tables...); err != nil {
 		return err
 	}
