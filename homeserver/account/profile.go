@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -223,6 +224,42 @@ func (p *Profile) setField(name string, value jsontext.Value) {
 		p.Fields = map[string]jsontext.Value{}
 	}
 	p.Fields[name] = value
+}
+
+// SetAll stores several fields at once; an empty value removes a field. All of them are text. It tells which fields it
+// changed, by name. Errors: those of Set.
+func (p *Profiles) SetAll(ctx context.Context, user id.UserID, fields map[string]string) ([]string, error) {
+	for name, s := range fields {
+		if err := CheckFieldName(name); err != nil {
+			return nil, err
+		}
+		if err := checkFieldText(name, s); err != nil {
+			return nil, err
+		}
+	}
+	var changed []string
+	err := p.change(ctx, user, func(profile *Profile) {
+		changed = nil
+		now := profile.All()
+		for name, s := range fields {
+			if old, ok := now[name]; ok == (s != "") && (!ok || string(old) == string(quote(s))) {
+				continue
+			}
+			changed = append(changed, name)
+			switch {
+			case name == fieldDisplayName:
+				profile.DisplayName = s
+			case name == fieldAvatarURL:
+				profile.AvatarURL = s
+			case s == "":
+				delete(profile.Fields, name)
+			default:
+				profile.setField(name, quote(s))
+			}
+		}
+	})
+	slices.Sort(changed)
+	return changed, err
 }
 
 // Delete removes a field; one that is not there is fine. Errors: those of CheckFieldName.

@@ -66,7 +66,7 @@ func (a *Accounts) SignIn(ctx context.Context, user id.UserID, in SignIn) (id.De
 			return errNoUser
 		case u.Deactivated:
 			return errDeactivated
-		case u.Locked:
+		case u.Locked || u.Disabled != 0:
 			return errLocked
 		}
 		isNew, err := tx.InsertDevice(store.Device{User: user, ID: device, DisplayName: cutName(in.DeviceDisplayName), Created: session.Created})

@@ -31,15 +31,19 @@ type NewUser struct {
 	// PasswordHash is used in place of Password: argon2id in PHC form or bcrypt, from another server.
 	PasswordHash string
 	DisplayName  string
-	Type         string // user_type of the admin API, "" for people
-	AppService   string
-	Admin        bool
-	Guest        bool
+	// Fields are further profile fields, all of them text; see Profiles.SetAll.
+	Fields     map[string]string
+	Type       string // user_type of the admin API, "" for people
+	AppService string
+	Admin      bool
+	Guest      bool
 	// Approval is the completed user-interactive authentication that pays for the account; nil where an
 	// administrator makes it.
 	Approval *UIA
 	// Unreserved allows names that application services claim: their own users.
 	Unreserved bool
+	// With is called in the transaction that makes the account, for what is to come with it; it announces nothing.
+	With func(tx *store.Tx, user id.UserID) error
 }
 
 // Localpart brings a wished name into the form of a localpart: lower case, without sigil and server name if they are ours.
@@ -115,6 +119,12 @@ func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (User, error) {
 	if err := checkFieldText(fieldDisplayName, n.DisplayName); err != nil {
 		return User{}, err
 	}
+	for name, text := range n.Fields {
+		if err := CheckFieldName(name); err != nil {
+			return User{}, err
+		}
+		profile.setField(name, quote(text))
+	}
 	switch {
 	case n.PasswordHash != "":
 		if !storableHash(n.PasswordHash) {
@@ -139,12 +149,17 @@ func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (User, error) {
 		if !inserted {
 			return userInUse()
 		}
+		if n.With != nil {
+			if err := n.With(tx, u.ID); err != nil {
+				return err
+			}
+		}
 		if n.Approval != nil && n.Approval.EmailSID != "" {
 			if err := a.attachEmail(tx, u.ID, n.Approval.EmailSID, store.EmailForRegistration); err != nil {
 				return err
 			}
 		}
-		if n.DisplayName != "" {
+		if n.DisplayName != "" || len(n.Fields) > 0 {
 			p, err := profile.stored(u.ID)
 			if err != nil {
 				return err

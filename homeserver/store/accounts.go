@@ -20,6 +20,7 @@ type User struct {
 	Suspended   bool
 	Deactivated bool
 	Erased      bool
+	Disabled    int64 // ms: since when the source that the account comes from says that its person is gone; 0: it does not
 
 	Password Content // hash, nil where the account has no password of ours
 }
@@ -40,11 +41,11 @@ var setFlagSQL = map[UserFlag]string{
 	UserSuspended: `UPDATE users SET suspended = $2 WHERE user_id = $1`,
 }
 
-const userColumns = `u.user_id, u.localpart, u.created, u.user_type, u.appservice, u.admin, u.guest, u.locked, u.suspended, u.deactivated, u.erased, u.password`
+const userColumns = `u.user_id, u.localpart, u.created, u.user_type, u.appservice, u.admin, u.guest, u.locked, u.suspended, u.deactivated, u.erased, u.disabled, u.password`
 
 func (u *User) dest() []any {
 	return []any{&u.ID, &u.Localpart, &u.Created, &u.Type, &u.AppService,
-		&u.Admin, &u.Guest, &u.Locked, &u.Suspended, &u.Deactivated, &u.Erased, &u.Password}
+		&u.Admin, &u.Guest, &u.Locked, &u.Suspended, &u.Deactivated, &u.Erased, &u.Disabled, &u.Password}
 }
 
 // InsertUser adds an account; false means that its id is taken.
