@@ -62,16 +62,16 @@ func (b *builder) appendReceipts(r *room.Room, f *filter.EventFilter) (own bool,
 	if err != nil {
 		return false, err
 	}
-	list, own := rr.since(b.req.user, since, b.ignored)
-	if own || (len(list) > 0 && (!known || shown > since)) {
+	mark := len(b.b)
+	b.comma()
+	start := len(b.b)
+	out, own, some := rr.appendSince(b.b, b.req.user, since, b.ignored)
+	b.b = out
+	if (own && !rr.crowded()) || (some && (!known || shown > since)) {
 		b.urgent = true
 	}
-	if !f.Match(filter.EventMeta{Type: "m.receipt", RoomID: string(r.ID())}) {
-		return own, nil
-	}
-	for len(list) > 0 {
-		b.comma()
-		b.b, list = appendReceipts(b.b, list)
+	if len(b.b) == start || !f.Match(filter.EventMeta{Type: "m.receipt", RoomID: string(r.ID())}) {
+		b.b = b.b[:mark]
 	}
 	return own, nil
 }

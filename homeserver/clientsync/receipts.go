@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
 
@@ -32,6 +33,9 @@ type roomReceipts struct {
 	list   []*store.Receipt // by position, oldest change first
 	byUser map[string][]*store.Receipt
 	bytes  atomic.Uint32
+
+	sharing sync.Mutex
+	shared  [sharedRanges]sharedReceipts
 }
 
 func newReceipts(s *store.Store, m *marks) *receipts {
@@ -60,8 +64,8 @@ func (r *roomReceipts) put(changed []*store.Receipt) {
 		switch {
 		case i < 0:
 			r.byUser[x.User] = append(mine, x)
-		case mine[i].Pos > x.Pos:
-			continue // loaded from a newer snapshot than this entry
+		case mine[i].Pos >= x.Pos:
+			continue // loaded from a snapshot that has this entry
 		default:
 			if replaced == nil {
 				replaced = make(map[*store.Receipt]struct{}, len(changed))
@@ -254,6 +258,18 @@ func (r *roomReceipts) since(user id.UserID, pos int64, ignored map[id.UserID]st
 	r.mu.RUnlock()
 	sortReceipts(list)
 	return list, own
+}
+
+// newerThan gives where in the list the receipts begin that changed after a position. r.mu is held.
+func (r *roomReceipts) newerThan(pos int64) int {
+	return sort.Search(len(r.list), func(i int) bool { return r.list[i].Pos > pos })
+}
+
+// crowded tells whether so many users read here that their own receipts wait for the room's next wake-up.
+func (r *roomReceipts) crowded() bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.byUser) > receiptCrowd
 }
 
 // sortReceipts groups receipts by event and type.

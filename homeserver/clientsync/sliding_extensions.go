@@ -421,7 +421,7 @@ func (b *slider) roomReceipts(w *windowRoom) error {
 	if len(list) == 0 {
 		return nil
 	}
-	if own || shown {
+	if (own && !rr.crowded()) || shown {
 		b.urgent = true
 	}
 	// one event has no room for two receipts of a user for the same event: the one that counts for all threads stands

@@ -161,7 +161,8 @@ func (s *Sync) wake(entries []store.Entry) {
 		case store.KindAccountData, store.KindToDevice, store.KindSession, store.KindUser:
 			s.d.Rooms.Poke(user)
 		case store.KindReceipt:
-			if rs, ok := e.Payload.([]*store.Receipt); ok {
+			rr, here := s.receipts.rooms.GetIfPresent(e.Room)
+			if rs, ok := e.Payload.([]*store.Receipt); ok && !(here && rr.crowded()) {
 				for _, r := range rs {
 					s.d.Rooms.Poke(id.UserID(r.User)) // the unread counts of the user's own devices
 				}
