@@ -38,6 +38,7 @@ type Config struct {
 	TURN         TURN         `yaml:"turn"`
 	WellKnown    WellKnown    `yaml:"well_known"`
 	Outgoing     Outgoing     `yaml:"outgoing"`
+	People       People       `yaml:"people"`
 	Log          Log          `yaml:"log"`
 	Metrics      Metrics      `yaml:"metrics"`
 

@@ -15,6 +15,7 @@ import (
 	"github.com/moothall/moothall/homeserver/clientapi"
 	"github.com/moothall/moothall/homeserver/clientsync"
 	"github.com/moothall/moothall/homeserver/media"
+	"github.com/moothall/moothall/homeserver/people"
 	"github.com/moothall/moothall/homeserver/push"
 	"github.com/moothall/moothall/homeserver/room"
 	"github.com/moothall/moothall/homeserver/store"
@@ -32,6 +33,7 @@ type parts struct {
 	push     *push.Push
 	media    *media.Media
 	outbox   *account.Outbox
+	people   *people.People
 }
 
 // buildParts builds the features and hands each what it needs of the others.
@@ -79,6 +81,10 @@ func (s *Server) buildParts() error {
 	s.media = media.New(media.Deps{
 		Store: s.store, Log: s.log, Blobs: blobs, ServerName: s.cfg.ServerName, Client: outgoing, Config: s.cfg.MediaConfig(),
 	})
+	s.people = people.New(people.Deps{
+		Store: s.store, Accounts: s.accounts, Profiles: s.profiles, Logger: s.log,
+		SavePhoto: s.media.SaveImage, DeactivateAfter: s.cfg.People.DeactivateAfter.Std(),
+	})
 	s.client = clientapi.New(clientapi.Deps{
 		ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Store: s.store, Accounts: s.accounts, Rooms: s.rooms,
 		Limits: s.cfg.Limiter(), Logger: s.log, CopyPushRule: s.push.CopyRoomRule,
@@ -104,7 +110,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.outbox.Run} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.outbox.Run, s.people.Run} {
 		g.Go(func() error { return run(ctx) })
 	}
 }
