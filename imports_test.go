@@ -27,6 +27,7 @@ var layers = [][]string{
 	},
 	{"homeserver/people"},
 	{"homeserver/room", "homeserver/account"},
+	{"compliance/audit"}, // what every act is recorded by, below those who act
 	{"homeserver/store"},
 	{"homeserver/page"},
 	{"homeserver/event", "homeserver/web", "homeserver/filter"},
@@ -147,7 +148,8 @@ func impurity(unit, imported string) string {
 	return ""
 }
 
-// place is the unit that an import path of this module belongs to, and its layer; "" for paths of others.
+// place is the unit that an import path of this module belongs to, and its layer; "" for paths of others. A unit inside
+// of another's folder goes first.
 func place(path string) (unit string, layer int) {
 	rest, ours := strings.CutPrefix(path, module+"/")
 	if !ours {
@@ -155,12 +157,12 @@ func place(path string) (unit string, layer int) {
 	}
 	for i, units := range layers {
 		for _, u := range units {
-			if rest == u || (strings.HasPrefix(rest, u+"/") && !slices.Contains(exact, u)) {
-				return u, i
+			if len(u) > len(unit) && (rest == u || (strings.HasPrefix(rest, u+"/") && !slices.Contains(exact, u))) {
+				unit, layer = u, i
 			}
 		}
 	}
-	return "", 0
+	return unit, layer
 }
 
 // TestImportRules shows that the rules catch what they are for.
@@ -179,6 +181,9 @@ func TestImportRules(t *testing.T) {
 		{"homeserver/store", "homeserver/store/migrations", "", ""},
 		{"appservices/oa", "appservices", "", ""},
 		{"homeserver/hstest", "homeserver", "", ""},
+		{"homeserver/account", "compliance/audit", "", ""},
+		{"compliance/archive", "compliance/audit", "", ""},
+		{"compliance/audit", "compliance/archive", "", "upwards"},
 
 		{"homeserver/clientapi", "homeserver/clientsync", "", "sideways"},
 		{"homeserver/clientsync", "homeserver/push", "", "sideways"},

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/store"
 )
 
@@ -18,6 +19,14 @@ type Deps struct {
 	Logger     *slog.Logger
 	Config     Config
 	Clock      func() time.Time // nil: time.Now
+	// Audit takes what belongs to no transaction of an act: refusals. nil: one of its own, since the log is always written.
+	Audit *audit.Log
+
+	// AppPassword tells whether a password is one that a user made for a single app; nil: there are none.
+	AppPassword func(ctx context.Context, user id.UserID, password string) (bool, error)
+	// Gate says whether somebody who proved to be a user may sign in this way, by what was proved (amr, RFC 8176), from
+	// this address: its error is what the client is told, as for an account that owes a second factor. nil: anybody may.
+	Gate func(ctx context.Context, user id.UserID, way string, amr []string, ip string) error
 
 	// OnDeviceDeleted are called in the transaction that deletes a device, for each one: what belongs to a device goes
 	// with it. They may run more than once, as the transaction may.
@@ -37,6 +46,7 @@ type Accounts struct {
 	hashes *hasher
 	cache  *sessionCache
 	seen   *seenDevices
+	roles  *logCache[id.UserID, []Role]
 }
 
 // New makes Accounts.
@@ -48,11 +58,15 @@ func New(d Deps) *Accounts {
 		d.Logger = slog.Default()
 	}
 	d.Config = d.Config.withDefaults()
+	if d.Audit == nil {
+		d.Audit = audit.New(audit.Deps{Store: d.Store, Logger: d.Logger, ServerName: d.ServerName, Clock: d.Clock})
+	}
 	return &Accounts{
 		Deps:   d,
 		hashes: newHasher(d.Config.Passwords.Argon2),
 		cache:  newSessionCache(),
 		seen:   &seenDevices{waiting: map[deviceKey]store.Device{}},
+		roles:  newLogCache[id.UserID, []Role](maxCachedRoles),
 	}
 }
 

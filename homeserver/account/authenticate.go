@@ -91,8 +91,20 @@ func (c *sessionCache) apply(entries []store.Entry) {
 	}
 }
 
-// Listener keeps the sessions in memory true; it belongs to the listeners of store.Follow.
-func (a *Accounts) Listener() store.Listener { return store.Listener{Apply: a.cache.apply} }
+// Listener keeps sessions and roles in memory true; it belongs to the listeners of store.Follow.
+func (a *Accounts) Listener() store.Listener {
+	return store.Listener{Apply: func(entries []store.Entry) {
+		a.cache.apply(entries)
+		for i := range entries {
+			switch entries[i].Kind {
+			case store.KindReset:
+				a.roles.clear()
+			case store.KindUser:
+				a.roles.drop(id.UserID(entries[i].User))
+			}
+		}
+	}}
+}
 
 var (
 	errUnknownToken = mxerr.UnknownToken("this server knows no such access token", false)

@@ -15,6 +15,8 @@ type Config struct {
 	Passwords    PasswordConfig
 	Sessions     SessionConfig
 	Email        EmailConfig
+	// SeparationOfDuties keeps the roles of system administrator, security administrator and auditor apart.
+	SeparationOfDuties bool
 }
 
 // RegistrationConfig says who may make an account.

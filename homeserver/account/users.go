@@ -335,7 +335,7 @@ func (a *Accounts) SetPassword(ctx context.Context, user id.UserID, password str
 
 // SetAdmin makes a user a server administrator, or no longer one.
 func (a *Accounts) SetAdmin(ctx context.Context, user id.UserID, on bool) error {
-	return a.setFlag(ctx, user, store.UserAdmin, on)
+	return a.SetRole(ctx, user, RoleAdmin, on)
 }
 
 // Lock locks an account or unlocks it: its sessions stay but answer M_USER_LOCKED.
@@ -379,6 +379,9 @@ func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) e
 			return err
 		}
 		if err := tx.DeleteThreepids(user); err != nil {
+			return err
+		}
+		if err := tx.DeleteRoles(user); err != nil {
 			return err
 		}
 		if err := tx.DeleteLoginTokens(user); err != nil {

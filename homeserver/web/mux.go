@@ -64,6 +64,7 @@ type request struct {
 	body     body
 	identity *Identity
 	ip       netip.Addr
+	agent    string
 	id       string
 }
 
@@ -105,7 +106,7 @@ func PathParam(r *http.Request, name string) string { return r.PathValue(name) }
 // ServeHTTP implements http.Handler.
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	q := &request{Context: r.Context(), ip: clientIP(r, m.cfg.TrustedProxies)}
+	q := &request{Context: r.Context(), ip: clientIP(r, m.cfg.TrustedProxies), agent: r.UserAgent()}
 	q.id = m.idStart + strconv.FormatUint(m.serial.Add(1), 36)
 	q.response.init(w, r)
 	r = r.WithContext(q)
