@@ -115,8 +115,8 @@ func heloName(serverName string) string {
 
 // mailData is what the template may show.
 type mailData struct {
-	Lang, Subject, ServerName, Text, Button, After, Link string
-	User                                                 id.UserID
+	Lang, Subject, ServerName, Text, Button, After, Link, Code string
+	User                                                       id.UserID
 }
 
 func (m *mailer) compose(in account.Mail) (mailData, error) {
@@ -126,7 +126,7 @@ func (m *mailer) compose(in account.Mail) (mailData, error) {
 	}
 	out := mailData{
 		Lang: in.Lang, Subject: fmt.Sprintf(t.Subject, m.serverName), ServerName: m.serverName,
-		Text: fmt.Sprintf(t.Text, m.serverName), Button: t.Button, After: t.After, User: in.Data.User,
+		Text: fmt.Sprintf(t.Text, m.serverName), Button: t.Button, After: t.After, User: in.Data.User, Code: in.Data.Code,
 	}
 	if in.Data.Token != "" {
 		out.Link = m.publicURL + emailPagePath + "?" + url.Values{"token": {in.Data.Token}, "lang": {in.Lang}}.Encode()
@@ -139,6 +139,9 @@ func (d *mailData) plain() string {
 	parts := []string{d.Text}
 	if d.User != "" {
 		parts = append(parts, string(d.User))
+	}
+	if d.Code != "" {
+		parts = append(parts, d.Code)
 	}
 	if d.Link != "" {
 		parts = append(parts, d.Button+":\n"+d.Link)

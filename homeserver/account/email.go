@@ -43,6 +43,7 @@ const (
 type MailData struct {
 	User  id.UserID `json:"user,omitzero"`
 	Token string    `json:"token,omitzero"` // of the link
+	Code  string    `json:"code,omitzero"`  // one-time code, of MailCode
 }
 
 const (
