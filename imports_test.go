@@ -25,6 +25,7 @@ var layers = [][]string{
 		"homeserver/clientapi", "homeserver/clientsync", "homeserver/push", "homeserver/media", "homeserver/federation",
 		"appservices", "sso", "ldapsync", "search", "compliance", "console",
 	},
+	{"homeserver/groups"},
 	{"homeserver/people"},
 	{"homeserver/room", "homeserver/account"},
 	{"compliance/audit"}, // what every act is recorded by, below those who act

@@ -39,6 +39,7 @@ type Config struct {
 	WellKnown    WellKnown    `yaml:"well_known"`
 	Outgoing     Outgoing     `yaml:"outgoing"`
 	People       People       `yaml:"people"`
+	Groups       Groups       `yaml:"groups"`
 	Log          Log          `yaml:"log"`
 	Metrics      Metrics      `yaml:"metrics"`
 
@@ -209,9 +210,10 @@ func DefaultConfig() Config {
 			Media:         RateLimit{20, 200},
 			UserDirectory: RateLimit{5, 30},
 		},
-		Media: Media{MaxUploadSize: 50 << 20, ImageMemory: 256 << 20},
-		TURN:  TURN{TTL: Duration(day)},
-		Log:   Log{Level: "info", Format: "text"},
+		Media:  Media{MaxUploadSize: 50 << 20, ImageMemory: 256 << 20},
+		TURN:   TURN{TTL: Duration(day)},
+		Groups: Groups{ServiceAccount: defaultServiceAccount, ServiceName: "Moothall"},
+		Log:    Log{Level: "info", Format: "text"},
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/clientapi"
 	"github.com/moothall/moothall/homeserver/clientsync"
+	"github.com/moothall/moothall/homeserver/groups"
 	"github.com/moothall/moothall/homeserver/media"
 	"github.com/moothall/moothall/homeserver/people"
 	"github.com/moothall/moothall/homeserver/push"
@@ -34,6 +35,7 @@ type parts struct {
 	media    *media.Media
 	outbox   *account.Outbox
 	people   *people.People
+	groups   *groups.Groups
 }
 
 // buildParts builds the features and hands each what it needs of the others.
@@ -85,6 +87,12 @@ func (s *Server) buildParts() error {
 		Store: s.store, Accounts: s.accounts, Profiles: s.profiles, Logger: s.log,
 		SavePhoto: s.media.SaveImage, DeactivateAfter: s.cfg.People.DeactivateAfter.Std(),
 	})
+	s.groups, err = groups.New(groups.Deps{
+		Store: s.store, Rooms: s.rooms, Accounts: s.accounts, ServerName: s.cfg.ServerName, Config: s.cfg.GroupsConfig(), Logger: s.log,
+	})
+	if err != nil {
+		return groupsFault(err)
+	}
 	s.client = clientapi.New(clientapi.Deps{
 		ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Store: s.store, Accounts: s.accounts, Rooms: s.rooms,
 		Limits: s.cfg.Limiter(), Logger: s.log, CopyPushRule: s.push.CopyRoomRule,
@@ -110,7 +118,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.outbox.Run, s.people.Run} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.outbox.Run, s.people.Run, s.groups.Run} {
 		g.Go(func() error { return run(ctx) })
 	}
 }
