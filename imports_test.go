@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"cmd/moothall"},
 	{"homeserver"},
 	{
-		"homeserver/clientapi", "homeserver/clientsync", "homeserver/push", "homeserver/media", "homeserver/federation",
+		"homeserver/clientapi", "homeserver/clientsync", "homeserver/push", "homeserver/media", "homeserver/federation", "homeserver/adminapi",
 		"appservices", "sso", "ldapsync", "search", "compliance", "console",
 	},
 	{"homeserver/groups"},

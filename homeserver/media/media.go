@@ -182,3 +182,23 @@ func newMediaID() string {
 	_, _ = rand.Read(b[:]) // never fails on supported systems
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
+
+// DropContents removes contents that no file has any more, by SHA-256.
+func (m *Media) DropContents(ctx context.Context, hashes [][]byte) error {
+	var errs []error
+	for _, h := range hashes {
+		used := false
+		err := m.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
+			used, err = tx.MediaContentUsed(h)
+			return err
+		})
+		if err == nil && !used {
+			err = m.Blobs.DeleteUnused(ctx, hex.EncodeToString(h), time.Now().Add(-dropGrace))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// dropGrace keeps a content that was stored just now: somebody may be about to refer to it.
+const dropGrace = time.Minute

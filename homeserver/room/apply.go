@@ -2,11 +2,11 @@ package room
 
 import (
 	"context"
-	"fmt"
 
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/event"
+	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 )
 
@@ -27,6 +27,9 @@ func (rs *Rooms) hydrate(ctx context.Context, entries []store.Entry) error {
 		nids = append(nids, e.Ref)
 		if rooms[e.Room] == nil {
 			r, err := rs.RoomByNID(ctx, e.Room)
+			if mxerr.Is(err, "M_NOT_FOUND") {
+				continue // deleted since
+			}
 			if err != nil {
 				return err
 			}
@@ -47,8 +50,10 @@ func (rs *Rooms) hydrate(ctx context.Context, entries []store.Entry) error {
 			continue
 		}
 		ev := byNID[e.Ref]
-		if ev == nil {
-			return fmt.Errorf("event %d of the log's entry %d is gone", e.Ref, e.Pos)
+		if ev == nil || rooms[e.Room] == nil {
+			// Events go when their room or its old history is deleted; then there is nothing to tell of them.
+			rs.d.Logger.Debug("an announced event is gone", "nid", e.Ref, "pos", e.Pos)
+			continue
 		}
 		p := &applied{ev: ev, roomID: rooms[e.Room].id}
 		if target := ev.PDU.Redacts(); target != "" && ev.PDU.Type() == "m.room.redaction" {
@@ -94,9 +99,7 @@ func (rs *Rooms) apply(entries []store.Entry) {
 				rs.applyEvent(e, p)
 			}
 		case store.KindRoomMeta:
-			if u := rs.known(id.UserID(e.User)); u != nil && e.Key == metaForgotten {
-				u.noteForgotten(e.Room)
-			}
+			rs.applyMeta(e)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/event"
+	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 )
 
@@ -47,6 +48,7 @@ type hot struct {
 	invited       int
 	core          map[event.StateKeyTuple]*Event // bodies of the state that most requests need
 	timeline      []*Event                       // the newest accepted events, without gaps, oldest first
+	blocked       bool                           // nobody may enter
 	whole         bool                           // timeline begins with the room's first event
 	oneVisibility int8                           // 1: the visibility was set once at most; 2: more often; 0: not looked up
 }
@@ -155,7 +157,7 @@ func (rs *Rooms) readHot(tx *store.Tx, nid int64) (*hot, error) {
 		return nil, err
 	}
 	if len(rows) == 0 {
-		return nil, fmt.Errorf("room %d is gone", nid)
+		return nil, mxerr.NotFound("this server has no such room")
 	}
 	row := rows[0]
 	v, ok := event.LookupVersion(row.Version)
@@ -163,7 +165,7 @@ func (rs *Rooms) readHot(tx *store.Tx, nid int64) (*hot, error) {
 		return nil, fmt.Errorf("room %s has the version %q, which this program does not know", row.RoomID, row.Version)
 	}
 	h := &hot{
-		version: v, creator: id.UserID(row.Creator), created: row.Created, stateVersion: row.StateVersion, lastPos: row.LastPos, depth: row.Depth,
+		version: v, creator: id.UserID(row.Creator), created: row.Created, stateVersion: row.StateVersion, lastPos: row.LastPos, depth: row.Depth, blocked: row.Blocked,
 		state: make(map[event.StateKeyTuple]int64), members: make(map[*User]member), core: make(map[event.StateKeyTuple]*Event),
 	}
 	if h.ext, err = unpackExtremities(row.Extremities); err != nil {

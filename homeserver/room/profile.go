@@ -95,8 +95,7 @@ func withProfile(content []byte, displayName, avatarURL string) ([]byte, bool, e
 // LeaveAll makes a user leave all rooms, and refuse all invitations and withdraw all knocks.
 func (rs *Rooms) LeaveAll(ctx context.Context, userID id.UserID) error {
 	return rs.eachRoom(ctx, userID, "a room does not let the user go", func(ctx context.Context, r *Room) error {
-		key := string(userID)
-		_, err := rs.Send(ctx, r.id, Draft{Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"leave"}`), Sender: userID})
+		_, err := rs.Send(ctx, r.id, leaveDraft(userID))
 		return err
 	}, MembershipJoin, MembershipInvite, MembershipKnock)
 }

@@ -152,6 +152,10 @@ func (rs *Rooms) prepare(ctx context.Context, u *unit) error {
 			}
 		}
 		h, done := u.room.view()
+		if h.blocked && d.enters() {
+			done()
+			return errBlocked
+		}
 		for _, t := range v.AuthTypes(d.Type, d.StateKey, d.Sender, d.Content) {
 			if nid, e := h.stateNID(rs, t); e == nil && nid != 0 {
 				nids = append(nids, nid)

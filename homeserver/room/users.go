@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -268,17 +269,33 @@ func (rs *Rooms) PokeRoom(nid int64) {
 	}
 }
 
+// pokeTurn is how many are woken before others get the processor: who sends a message into a room of thousands shall not
+// wait until each of them was answered.
+const pokeTurn = 16
+
 func (r *Room) pokeMembers() {
+	for i, u := range r.watching() {
+		if i%pokeTurn == pokeTurn-1 {
+			runtime.Gosched()
+		}
+		u.Poke()
+	}
+}
+
+// watching lists the joined members who are in memory.
+func (r *Room) watching() []*User {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.hot == nil {
-		return
+		return nil
 	}
+	out := make([]*User, 0, min(len(r.hot.members), 64))
 	for u, m := range r.hot.members {
 		if m.membership == MembershipJoin && u.active.Load() != nil {
-			u.Poke()
+			out = append(out, u)
 		}
 	}
+	return out
 }
 
 // SharesRoom tells whether two users are joined to a common room.
@@ -338,9 +355,6 @@ func (rs *Rooms) Forget(ctx context.Context, roomID id.RoomID, userID id.UserID)
 	})
 	return err
 }
-
-// metaForgotten is the key of the entry that announces a forgotten room.
-const metaForgotten = "forgotten"
 
 // noteForgotten marks a room as forgotten in a loaded user.
 func (u *User) noteForgotten(room int64) { u.noteMembership(membershipChange{forget: room}) }

@@ -54,7 +54,8 @@ func (tx *Tx) NextRoomNID() (int64, error) {
 		return 0, err
 	}
 	var n int64
-	_, err := tx.Get([]any{&n}, `SELECT coalesce(max(nid), 0) + 1 FROM rooms`)
+	_, err := tx.Get([]any{&n}, `SELECT coalesce(max(nid), 0) + 1 FROM
+		(SELECT max(nid) AS nid FROM rooms UNION ALL SELECT max(nid) AS nid FROM room_deletions) n`)
 	return n, err
 }
 
