@@ -24,8 +24,8 @@ func rememberName(user id.UserID) string {
 	return rememberCookie + base64.RawURLEncoding.EncodeToString(h[:9])
 }
 
-// RememberedToken is the token that a browser shows for an account, "" if it shows none.
-func (f *Factors) RememberedToken(r *http.Request, user id.UserID) string {
+// RememberedCookie is the token that a browser shows for an account, "" if it shows none.
+func (f *Factors) RememberedCookie(r *http.Request, user id.UserID) string {
 	if f.Kit == nil {
 		return ""
 	}
