@@ -92,6 +92,9 @@ func (gr *graph) replace(source string, all []Group) (gone []ref) {
 	for i := range all {
 		x := all[i]
 		x.Source = source
+		if x.Kind == "" {
+			x.Kind = KindGroup
+		}
 		keep[x.ref()] = true
 		gr.groups[x.ref()] = &x
 	}

@@ -77,7 +77,6 @@ func (g *Groups) targets(gr *graph) map[string]*target {
 		}
 	}
 	g.addSpaces(out)
-	setDepths(out)
 	return out
 }
 
@@ -149,14 +148,19 @@ func (g *Groups) addSpaces(all map[string]*target) {
 		}
 		all[t.key] = t
 	}
+	setDepths(all)
 	for _, t := range all {
-		for p := all[t.parent]; p != nil && p.rule == spaceRule; p = all[p.parent] {
+		if t.rule == spaceRule {
+			continue
+		}
+		for p := all[t.parent]; p != nil; p = all[p.parent] {
+			if p.rule != spaceRule {
+				continue
+			}
 			for u := range t.members {
 				p.members[u] = 0
 			}
-			if t.rule != spaceRule {
-				p.children++
-			}
+			p.children++
 			p.groups = append(p.groups, t.groups...)
 		}
 	}
