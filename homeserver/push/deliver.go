@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -56,20 +57,35 @@ func gatewayHost(p *store.Pusher) string {
 	return u.Host
 }
 
+// kick says that something waits for a pusher. Where the one who found that has taken the right to deliver as well, claimed
+// holds it.
+type kick struct {
+	host    string
+	claimed *store.Claimed
+	at      time.Time
+}
+
 // dispatcher says which pushers to deliver for. Each is in one goroutine at most, each host in perHost.
 type dispatcher struct {
+	busy   atomic.Int64 // pushers waiting or active
 	mu     sync.Mutex
-	kicked map[int64]string // pusher: host
+	kicked map[int64]kick
 	signal chan struct{}
 }
 
-func (d *dispatcher) kick(pushers map[int64]string) {
+// idle tells whether what is claimed now is delivered soon.
+func (d *dispatcher) idle(pushers int) bool { return int(d.busy.Load())+pushers <= 2*perHost }
+
+func (d *dispatcher) kick(pushers map[int64]kick) {
 	d.mu.Lock()
 	if d.kicked == nil {
-		d.kicked = make(map[int64]string, len(pushers))
+		d.kicked = make(map[int64]kick, len(pushers))
 	}
-	for p, host := range pushers {
-		d.kicked[p] = host
+	for p, k := range pushers {
+		if k.claimed == nil {
+			k.claimed, k.at = d.kicked[p].claimed, d.kicked[p].at
+		}
+		d.kicked[p] = k
 	}
 	d.mu.Unlock()
 	select {
@@ -78,7 +94,7 @@ func (d *dispatcher) kick(pushers map[int64]string) {
 	}
 }
 
-func (d *dispatcher) take() map[int64]string {
+func (d *dispatcher) take() map[int64]kick {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	k := d.kicked
@@ -93,50 +109,109 @@ type gateway struct {
 	turns   chan struct{} // holds one for each request under way
 }
 
+// deliveries are the pushers in hand of one process; owned by deliverAll.
+type deliveries struct {
+	p      *Push
+	group  errgroup.Group
+	done   chan finished
+	hosts  map[string]*gateway
+	state  map[int64]bool // pushers waiting or active; true: look again when done
+	handed map[int64]kick // claimed already, to be started
+	active int
+}
+
+type finished struct {
+	pusher int64
+	host   string
+}
+
+func (d *deliveries) add(pusher int64, k kick) {
+	if k.claimed != nil {
+		d.handed[pusher] = k
+	}
+	if _, ok := d.state[pusher]; ok {
+		d.state[pusher] = true
+		return
+	}
+	d.state[pusher] = false
+	h := d.hosts[k.host]
+	if h == nil {
+		h = &gateway{turns: make(chan struct{}, perGateway)}
+		d.hosts[k.host] = h
+	}
+	h.waiting = append(h.waiting, pusher)
+}
+
+func (d *deliveries) finish(f finished) {
+	d.hosts[f.host].active--
+	d.active--
+	again := d.state[f.pusher]
+	delete(d.state, f.pusher)
+	if again {
+		d.add(f.pusher, kick{host: f.host})
+	}
+}
+
+// start begins what may begin.
+func (d *deliveries) start(ctx context.Context) {
+	for host, h := range d.hosts {
+		for h.active < perHost && d.active < perProcess && len(h.waiting) > 0 {
+			pusher := h.waiting[0]
+			h.waiting = h.waiting[1:]
+			h.active++
+			d.active++
+			d.state[pusher] = false
+			k := d.handed[pusher]
+			delete(d.handed, pusher)
+			if time.Since(k.at) > claimTime/4 {
+				k.claimed = nil // it waited so long that it might end before it is used
+			}
+			d.group.Go(func() error {
+				d.p.deliver(ctx, pusher, k.claimed, h.turns)
+				d.done <- finished{pusher, host}
+				return nil
+			})
+		}
+		if h.active == 0 && len(h.waiting) == 0 {
+			delete(d.hosts, host)
+		}
+	}
+	d.p.dispatch.busy.Store(int64(len(d.state)))
+}
+
+// giveBack frees the pushers that were claimed and not started.
+func (d *deliveries) giveBack(ctx context.Context) {
+	for pusher, k := range d.p.dispatch.take() {
+		if k.claimed != nil {
+			d.handed[pusher] = k
+		}
+	}
+	if len(d.handed) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err := d.p.Store.Write(ctx, func(tx *store.Tx) error {
+		for pusher := range d.handed {
+			if err := tx.ReleasePusher(pusher); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		d.p.Log.Warn("release pushers", "pushers", len(d.handed), "error", err)
+	}
+}
+
 // deliverAll starts deliveries until ctx ends, then waits for those under way.
 func (p *Push) deliverAll(ctx context.Context) error {
-	var g errgroup.Group
-	defer func() { _ = g.Wait() }() // deliveries return no errors: they log and try again
-	type finished struct {
-		pusher int64
-		host   string
-	}
-	done := make(chan finished, perProcess)
-	hosts := make(map[string]*gateway)
-	state := make(map[int64]bool) // pushers waiting or active; true: look again when done
-	active := 0
-	add := func(pusher int64, host string) {
-		if _, ok := state[pusher]; ok {
-			state[pusher] = true
-			return
-		}
-		state[pusher] = false
-		h := hosts[host]
-		if h == nil {
-			h = &gateway{turns: make(chan struct{}, perGateway)}
-			hosts[host] = h
-		}
-		h.waiting = append(h.waiting, pusher)
-	}
-	start := func() {
-		for host, h := range hosts {
-			for h.active < perHost && active < perProcess && len(h.waiting) > 0 {
-				pusher := h.waiting[0]
-				h.waiting = h.waiting[1:]
-				h.active++
-				active++
-				state[pusher] = false
-				g.Go(func() error {
-					p.deliver(ctx, pusher, h.turns)
-					done <- finished{pusher, host}
-					return nil
-				})
-			}
-			if h.active == 0 && len(h.waiting) == 0 {
-				delete(hosts, host)
-			}
-		}
-	}
+	d := deliveries{p: p, done: make(chan finished, perProcess), hosts: make(map[string]*gateway),
+		state: make(map[int64]bool), handed: make(map[int64]kick)}
+	defer func() {
+		_ = d.group.Wait() // deliveries return no errors: they log and try again
+		d.giveBack(ctx)
+	}()
 	tick := time.NewTimer(0) // what an earlier process left behind
 	defer tick.Stop()
 	for {
@@ -144,31 +219,24 @@ func (p *Push) deliverAll(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-p.dispatch.signal:
-			for pusher, host := range p.dispatch.take() {
-				add(pusher, host)
+			for pusher, k := range p.dispatch.take() {
+				d.add(pusher, k)
 			}
-		case f := <-done:
-			h := hosts[f.host]
-			h.active--
-			active--
-			again := state[f.pusher]
-			delete(state, f.pusher)
-			if again {
-				add(f.pusher, f.host)
-			}
+		case f := <-d.done:
+			d.finish(f)
 		case <-tick.C:
 			due, err := p.due(ctx)
 			if err != nil && ctx.Err() == nil {
 				p.Log.Warn("look for notifications that wait", "error", err)
 			}
 			for i := range due {
-				if _, busy := state[due[i].ID]; !busy {
-					add(due[i].ID, gatewayHost(&due[i]))
+				if _, busy := d.state[due[i].ID]; !busy {
+					d.add(due[i].ID, kick{host: gatewayHost(&due[i])})
 				}
 			}
 			tick.Reset(p.scanEvery)
 		}
-		start()
+		d.start(ctx)
 	}
 }
 
@@ -185,11 +253,13 @@ func (p *Push) due(ctx context.Context) (out []store.Pusher, err error) {
 }
 
 // deliver sends all that waits for one pusher. turns bounds the requests to its gateway.
-func (p *Push) deliver(ctx context.Context, pusher int64, turns chan struct{}) {
-	claimed, err := p.claims.do(ctx, pusher)
-	if err != nil || claimed == nil {
-		p.warn(ctx, "claim a pusher", pusher, err)
-		return
+func (p *Push) deliver(ctx context.Context, pusher int64, claimed *store.Claimed, turns chan struct{}) {
+	var err error
+	if claimed == nil {
+		if claimed, err = p.claims.do(ctx, pusher); err != nil || claimed == nil {
+			p.warn(ctx, "claim a pusher", pusher, err)
+			return
+		}
 	}
 	to, waiting := claimed.Pusher, claimed.Waiting
 	// What was sent is noted also when the process stops meanwhile.

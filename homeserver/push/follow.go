@@ -130,7 +130,7 @@ func (p *Push) enqueue(ctx context.Context, list []candidate) error {
 		return err
 	}
 	var queue []store.Push
-	kicked := make(map[int64]string)
+	kicked := make(map[int64]kick)
 	now := time.Now().UnixMilli()
 	for i := range list {
 		c := &list[i]
@@ -154,17 +154,44 @@ func (p *Push) enqueue(ctx context.Context, list []candidate) error {
 		for j := range to {
 			push.Pusher = to[j].ID
 			queue = append(queue, push)
-			kicked[to[j].ID] = gatewayHost(&to[j])
+			kicked[to[j].ID] = kick{host: gatewayHost(&to[j])}
 		}
 	}
 	if len(queue) == 0 {
 		return nil
 	}
-	if err := p.Store.Write(ctx, func(tx *store.Tx) error { return tx.QueuePushes(queue) }); err != nil {
+	claimed, err := p.queue(ctx, queue, kicked)
+	if err != nil {
 		return fmt.Errorf("queue notifications: %w", err)
+	}
+	at := time.Now()
+	for pusher, c := range claimed {
+		k := kicked[pusher]
+		k.claimed, k.at = c, at
+		kicked[pusher] = k
 	}
 	p.dispatch.kick(kicked)
 	return nil
+}
+
+// queue stores notifications. Unless there is much to deliver already, it takes the right to deliver them in the same
+// transaction, which saves each pusher one of its own.
+func (p *Push) queue(ctx context.Context, queue []store.Push, pushers map[int64]kick) (claimed map[int64]*store.Claimed, err error) {
+	ids := slices.Sorted(maps.Keys(pushers))
+	claim := p.dispatch.idle(len(ids))
+	err = p.Store.Write(ctx, func(tx *store.Tx) error {
+		claimed = nil
+		if err := tx.QueuePushes(queue); err != nil || !claim {
+			return err
+		}
+		now, err := tx.Now()
+		if err != nil {
+			return err
+		}
+		claimed, err = tx.ClaimPushers(ids, now, now+claimTime.Milliseconds(), now-giveUpAfter.Milliseconds(), claimPushes)
+		return err
+	})
+	return claimed, err
 }
 
 // pushersOf reads the pushers of the candidates: all, and for mere counts those that were told of a count.

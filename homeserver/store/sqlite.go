@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type sqliteBackend struct {
 
 	mu    sync.Mutex
 	queue []*sqliteWrite
+	owed  int // how many at the queue's front were left over from the group before
 }
 
 // sqliteWrite is one transaction that waits for its group.
@@ -166,9 +168,22 @@ func (b *sqliteBackend) readOne(ctx context.Context, fn func(*Tx) error) error {
 // write queues the transaction; whoever gets the writer connection commits all that wait, each under its own
 // savepoint, in one COMMIT.
 func (b *sqliteBackend) write(ctx context.Context, fn func(*Tx) error, committed func([]Entry)) error {
-	w := &sqliteWrite{ctx: ctx, fn: fn, committed: committed, done: make(chan struct{})}
+	return b.enqueue(&sqliteWrite{ctx: ctx, fn: fn, committed: committed, done: make(chan struct{})}, false)
+}
+
+// writeFirst is write for the transaction that users wait for: it stands before what waits already, unless that was left
+// over from the group before, so that nothing waits for ever.
+func (b *sqliteBackend) writeFirst(ctx context.Context, fn func(*Tx) error, committed func([]Entry)) error {
+	return b.enqueue(&sqliteWrite{ctx: ctx, fn: fn, committed: committed, done: make(chan struct{})}, true)
+}
+
+func (b *sqliteBackend) enqueue(w *sqliteWrite, first bool) error {
 	b.mu.Lock()
-	b.queue = append(b.queue, w)
+	if first {
+		b.queue = slices.Insert(b.queue, min(b.owed, len(b.queue)), w)
+	} else {
+		b.queue = append(b.queue, w)
+	}
 	b.mu.Unlock()
 	for {
 		select {
@@ -177,7 +192,7 @@ func (b *sqliteBackend) write(ctx context.Context, fn func(*Tx) error, committed
 		case c := <-b.writer:
 			b.mu.Lock()
 			group := b.queue
-			b.queue = nil
+			b.queue, b.owed = nil, 0
 			b.mu.Unlock()
 			b.commitGroup(c, group)
 			b.writer <- c
@@ -249,6 +264,7 @@ func (b *sqliteBackend) requeue(rest []*sqliteWrite) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.queue = append(rest[:len(rest):len(rest)], b.queue...)
+	b.owed = min(len(rest), 1)
 }
 
 // runOne runs one member of the group under a savepoint, so that its failure leaves the others alone.
