@@ -230,6 +230,7 @@ func (s *Sync) loadStatus(ctx context.Context) error {
 
 // runWaker wakes rooms when it is time, and ends typing that nobody renewed.
 func (s *Sync) runWaker(ctx context.Context) error {
+	var crowds crowds
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -249,12 +250,15 @@ func (s *Sync) runWaker(ctx context.Context) error {
 		}
 		for _, nid := range rooms {
 			s.marks.show(nid)
-			s.d.Rooms.PokeRoom(nid)
+			crowds.add(s.d.Rooms.Watching(nid))
 		}
 		s.castTyping()
 		wait := time.Hour
 		if !next.IsZero() {
 			wait = max(next.Sub(s.d.Now()), time.Millisecond)
+		}
+		if crowds.step(s.d.Now()) {
+			wait = min(wait, crowdTurn)
 		}
 		timer.Reset(wait)
 	}

@@ -3,6 +3,8 @@ package clientsync
 import (
 	"sync"
 	"time"
+
+	"github.com/moothall/moothall/homeserver/room"
 )
 
 // waker wakes rooms' members later than now: receipts and typing come in swarms, and a wake-up of a large room costs
@@ -64,6 +66,56 @@ func (w *waker) take() (rooms []int64, next time.Time) {
 		}
 	}
 	return rooms, next
+}
+
+const (
+	crowdTurn = 5 * time.Millisecond
+	crowdOver = 250 * time.Millisecond // the time over which a room's readers are woken
+	crowdAt   = 32                     // as many are woken at once
+)
+
+// crowds are readers still to be woken for what does not hurry: all readers of a large room at once would keep messages
+// waiting until the last of them has been answered. Owned by runWaker.
+type crowds struct {
+	waiting []crowd
+	last    time.Time
+}
+
+type crowd struct {
+	users []*room.User
+	turn  int // how many are woken each time
+}
+
+// add wakes a few readers now; of many it wakes the rest in later steps.
+func (c *crowds) add(users []*room.User) {
+	if len(users) <= crowdAt {
+		for _, u := range users {
+			u.Poke()
+		}
+		return
+	}
+	c.waiting = append(c.waiting, crowd{users, len(users)/int(crowdOver/crowdTurn) + 1})
+}
+
+// step wakes the next ones of each crowd, and tells whether more are left.
+func (c *crowds) step(now time.Time) bool {
+	if now.Sub(c.last) < crowdTurn {
+		return len(c.waiting) > 0
+	}
+	c.last = now
+	left := c.waiting[:0]
+	for _, w := range c.waiting {
+		n := min(w.turn, len(w.users))
+		for _, u := range w.users[:n] {
+			u.Poke()
+		}
+		if w.users = w.users[n:]; len(w.users) > 0 {
+			left = append(left, w)
+		}
+	}
+	clear(c.waiting[len(left):])
+	c.waiting = left
+	return len(left) > 0
 }
 
 // nudge sends on a channel of capacity 1 without waiting.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -296,6 +297,15 @@ func (r *Room) watching() []*User {
 		}
 	}
 	return out
+}
+
+// Watching lists the joined members of a room in memory who wait for news.
+func (rs *Rooms) Watching(nid int64) []*User {
+	r := rs.lookup(nid)
+	if r == nil {
+		return nil
+	}
+	return slices.DeleteFunc(r.watching(), func(u *User) bool { return !u.Watched() })
 }
 
 // SharesRoom tells whether two users are joined to a common room.
