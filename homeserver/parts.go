@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/account"
+	"github.com/moothall/moothall/homeserver/adminapi"
 	"github.com/moothall/moothall/homeserver/clientapi"
 	"github.com/moothall/moothall/homeserver/clientsync"
 	"github.com/moothall/moothall/homeserver/groups"
@@ -21,6 +22,7 @@ import (
 	"github.com/moothall/moothall/homeserver/room"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/web"
+	"github.com/moothall/moothall/sso/upstream"
 )
 
 // parts are the features that stand on rooms and accounts.
@@ -30,12 +32,15 @@ type parts struct {
 	data     *account.Data
 	profiles *account.Profiles
 	client   *clientapi.API
+	admin    *adminapi.API
 	sync     *clientsync.Sync
 	push     *push.Push
 	media    *media.Media
 	outbox   *account.Outbox
 	people   *people.People
 	groups   *groups.Groups
+
+	providers *upstream.Providers
 }
 
 // buildParts builds the features and hands each what it needs of the others.
@@ -55,7 +60,7 @@ func (s *Server) buildParts() error {
 	s.outbox = account.NewOutbox(account.OutboxDeps{Store: s.store, Logger: s.log, Send: mailer})
 	s.accounts = account.New(account.Deps{
 		Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Config: s.cfg.AccountConfig(),
-		OnDeviceDeleted: []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted, clientsync.DeviceDeleted},
+		OnDeviceDeleted: []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted, clientsync.DeviceDeleted, upstream.DeviceDeleted},
 		LeaveAllRooms:   s.rooms.LeaveAll,
 		MailQueued:      s.outbox.Kick,
 	})
@@ -87,6 +92,9 @@ func (s *Server) buildParts() error {
 		Store: s.store, Accounts: s.accounts, Profiles: s.profiles, Logger: s.log,
 		SavePhoto: s.media.SaveImage, DeactivateAfter: s.cfg.People.DeactivateAfter.Std(),
 	})
+	if s.providers, err = s.newProviders(); err != nil {
+		return err
+	}
 	s.groups, err = groups.New(groups.Deps{
 		Store: s.store, Rooms: s.rooms, Accounts: s.accounts, ServerName: s.cfg.ServerName, Config: s.cfg.GroupsConfig(), Logger: s.log,
 	})
@@ -101,12 +109,16 @@ func (s *Server) buildParts() error {
 			Turn: clientapi.TurnConfig{URIs: s.cfg.TURN.URIs, SharedSecret: string(s.cfg.TURN.SharedSecret), Lifetime: s.cfg.TURN.TTL.Std()},
 		},
 	})
+	s.admin = adminapi.New(adminapi.Deps{
+		ServerName: s.cfg.ServerName, Version: Version(), Store: s.store, Accounts: s.accounts, Profiles: s.profiles, Rooms: s.rooms,
+		Audit: s.accounts.Audit, Logger: s.log, DropContents: s.media.DropContents,
+	})
 	return nil
 }
 
 // partRoutes are the tables of the features.
 func (s *Server) partRoutes() [][]web.Route {
-	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes()}
+	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.providers.Routes()}
 }
 
 // listenersOfLog are the parts that follow the log in this process, rooms first: whoever is woken later finds them up to date.
@@ -118,7 +130,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.outbox.Run, s.people.Run, s.groups.Run} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.outbox.Run, s.people.Run, s.groups.Run, s.providers.Run} {
 		g.Go(func() error { return run(ctx) })
 	}
 }

@@ -17,12 +17,12 @@ type Report struct {
 	Resolved bool
 }
 
-// InsertReport keeps a report. Its ID is drawn here.
+// InsertReport keeps a report. Its ID is drawn here; as JSON has it, it has 53 bits.
 func (tx *Tx) InsertReport(r Report) error {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // crypto/rand never fails on supported systems
 	_, err := tx.Exec(`INSERT INTO reports (id, created, reporter, room_id, event_id, usr, reason, resolved) VALUES ($1, $2, $3, $4, $5, $6, $7, 0)`,
-		int64(binary.BigEndian.Uint64(b[:])>>1), r.Created, r.Reporter, r.Room, r.Event, r.User, r.Reason)
+		int64(binary.BigEndian.Uint64(b[:])>>11), r.Created, r.Reporter, r.Room, r.Event, r.User, r.Reason)
 	return err
 }
 
