@@ -24,9 +24,10 @@ type Branding struct {
 
 // SSO is about signing in in the browser, whoever the identity provider is.
 type SSO struct {
-	PasswordLogin    bool       `yaml:"password_login"`
-	RedirectsAllowed []string   `yaml:"redirects_allowed"`
-	Browser          SSOBrowser `yaml:"browser"`
+	PasswordLogin    bool          `yaml:"password_login"`
+	RedirectsAllowed []string      `yaml:"redirects_allowed"`
+	Browser          SSOBrowser    `yaml:"browser"`
+	Providers        []SSOProvider `yaml:"providers"`
 }
 
 // SSOBrowser is about the sessions of browsers on the server's own pages.
