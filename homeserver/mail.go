@@ -116,6 +116,7 @@ func heloName(serverName string) string {
 // mailData is what the template may show.
 type mailData struct {
 	Lang, Subject, ServerName, Text, Button, After, Link, Code string
+	Facts                                                      []string
 	User                                                       id.UserID
 }
 
@@ -126,7 +127,7 @@ func (m *mailer) compose(in account.Mail) (mailData, error) {
 	}
 	out := mailData{
 		Lang: in.Lang, Subject: fmt.Sprintf(t.Subject, m.serverName), ServerName: m.serverName,
-		Text: fmt.Sprintf(t.Text, m.serverName), Button: t.Button, After: t.After, User: in.Data.User, Code: in.Data.Code,
+		Text: fmt.Sprintf(t.Text, m.serverName), Button: t.Button, After: t.After, User: in.Data.User, Code: in.Data.Code, Facts: in.Data.Facts,
 	}
 	if in.Data.Token != "" {
 		out.Link = m.publicURL + emailPagePath + "?" + url.Values{"token": {in.Data.Token}, "lang": {in.Lang}}.Encode()
@@ -139,6 +140,9 @@ func (d *mailData) plain() string {
 	parts := []string{d.Text}
 	if d.User != "" {
 		parts = append(parts, string(d.User))
+	}
+	if len(d.Facts) > 0 {
+		parts = append(parts, strings.Join(d.Facts, "\n"))
 	}
 	if d.Code != "" {
 		parts = append(parts, d.Code)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -12,6 +13,9 @@ import (
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/web"
 )
+
+// trustCache is for how long what is in memory is believed without a look at the log's head.
+const trustCache = time.Second
 
 // maxCached bounds the sessions that are held in memory, at some 500 bytes each.
 const maxCached = 200_000
@@ -22,6 +26,8 @@ type cachedSession struct {
 	expires  int64 // ms; 0: never
 	locked   bool
 	seen     atomic.Int64 // ms: when this use of the device was last noted
+	// signedIn and used are when the device was signed in and seen as the database said, ms; where sessions have limits.
+	signedIn, used int64
 }
 
 // sessionCache holds sessions by token, until the log tells that something about their user changed.
@@ -108,6 +114,7 @@ func (a *Accounts) Listener() store.Listener {
 
 var (
 	errUnknownToken = mxerr.UnknownToken("this server knows no such access token", false)
+	errOverLimit    = mxerr.UnknownToken("this session has lasted for as long as it may: sign in again", true)
 	errExpired      = mxerr.UnknownToken("the access token has expired: refresh it or sign in again", true)
 )
 
@@ -144,7 +151,14 @@ func (a *Accounts) session(ctx context.Context, token string) (*cachedSession, e
 	}
 	h := store.HashToken(token)
 	s := a.cache.get(h)
-	if s == nil {
+	if s != nil {
+		// What was revoked on another node holds here within a second.
+		if err := a.Store.Confirm(ctx, trustCache); err != nil {
+			return nil, err
+		}
+		s = a.cache.get(h)
+	}
+	if s == nil || a.Config.Sessions.overLimit(s.signedIn, max(s.used, s.seen.Load()), a.now()) != "" {
 		var err error
 		if s, err = a.loadSession(ctx, h); err != nil {
 			return nil, err
@@ -160,13 +174,17 @@ func (a *Accounts) loadSession(ctx context.Context, h store.TokenHash) (*cachedS
 	var row Session
 	var u User
 	var found bool
-	var pos int64
+	var pos, signedIn, used int64
 	err := a.Store.Read(ctx, func(tx *store.Tx) error {
 		var err error
 		if pos, err = tx.LogPosition(); err != nil {
 			return err
 		}
 		row, u, found, err = tx.SessionByToken(h)
+		if err != nil || !found || !a.Config.Sessions.limited() {
+			return err
+		}
+		signedIn, used, err = tx.DeviceTimes(row.User, row.Device)
 		return err
 	})
 	switch {
@@ -180,7 +198,15 @@ func (a *Accounts) loadSession(ctx context.Context, h store.TokenHash) (*cachedS
 			return nil, err
 		}
 	}
+	if reason := a.Config.Sessions.overLimit(signedIn, used, a.now()); reason != "" && !row.Ended {
+		if err := a.endOverdue(ctx, row.User, row.Device, reason); err != nil {
+			return nil, err
+		}
+		return nil, errOverLimit
+	}
 	s := &cachedSession{
+		signedIn: signedIn,
+		used:     used,
 		identity: web.Identity{UserID: row.User, DeviceID: row.Device, SessionID: row.ID, Admin: u.Admin, Guest: u.Guest, Suspended: u.Suspended},
 		expires:  row.Expires,
 		locked:   u.Locked,

@@ -51,6 +51,11 @@ type SessionConfig struct {
 	AccessTokenLifetime time.Duration
 	// LoginTokens lets a signed-in user get a token that signs another device in (POST /login/get_token).
 	LoginTokens bool
+	// IdleLimit is how long a session lasts that is not used; 0: for ever. Longer than it takes to note that a device was
+	// seen, some minutes.
+	IdleLimit time.Duration
+	// AbsoluteLimit is how long after the sign-in a session lasts; 0: for ever. Both end it softly: devices and keys stay.
+	AbsoluteLimit time.Duration
 }
 
 // EmailConfig is about e-mail addresses.
@@ -59,6 +64,8 @@ type EmailConfig struct {
 	Enabled bool
 	// Required makes registration ask for an address.
 	Required bool
+	// Language is that of mails whose reader's language is not known: en or zh; en if it is empty.
+	Language string
 }
 
 const (
@@ -86,6 +93,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Sessions.AccessTokenLifetime == 0 {
 		c.Sessions.AccessTokenLifetime = 5 * time.Minute
+	}
+	if c.Email.Language == "" {
+		c.Email.Language = "en"
 	}
 	return c
 }

@@ -1,6 +1,8 @@
 package account
 
 import (
+	"context"
+
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/store"
@@ -24,7 +26,7 @@ func (a *Accounts) Disable(tx *store.Tx, user id.UserID) (bool, error) {
 	if err := tx.DeletePushersOf(user); err != nil {
 		return false, err
 	}
-	if err := a.endSessions(tx, user, Ending{Soft: true}); err != nil {
+	if err := a.endSessions(context.Background(), tx, user, Ending{Soft: true, Reason: "disabled"}); err != nil {
 		return false, err
 	}
 	return true, announceUser(tx, user)

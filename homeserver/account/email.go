@@ -44,6 +44,7 @@ type MailData struct {
 	User  id.UserID `json:"user,omitzero"`
 	Token string    `json:"token,omitzero"` // of the link
 	Code  string    `json:"code,omitzero"`  // one-time code, of MailCode
+	Facts []string  `json:"facts,omitzero"` // lines that tell of a device, of MailNewDevice
 }
 
 const (

@@ -3,7 +3,6 @@ package account
 import (
 	"context"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -36,12 +35,7 @@ func (d *seenDevices) note(s *cachedSession, r *http.Request, now int64) {
 	if addr := web.ClientIP(r); addr.IsValid() {
 		ip = addr.String()
 	}
-	agent := r.UserAgent()
-	if len(agent) > maxAgent {
-		agent = agent[:maxAgent]
-	}
-	agent = strings.ToValidUTF8(strings.ReplaceAll(agent, "\x00", ""), "")
-	seen := store.Device{User: s.identity.UserID, ID: s.identity.DeviceID, LastSeen: now, LastIP: ip, LastAgent: agent}
+	seen := store.Device{User: s.identity.UserID, ID: s.identity.DeviceID, LastSeen: now, LastIP: ip, LastAgent: cutAgent(r.UserAgent())}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.waiting[deviceKey{string(seen.User), string(seen.ID)}] = seen
@@ -75,6 +69,9 @@ func (a *Accounts) Run(ctx context.Context) error {
 		a.flushSeen(ctx)
 		if err := a.Sweep(ctx); err != nil && ctx.Err() == nil {
 			a.Logger.Warn("remove expired authentication sessions and tokens", "error", err)
+		}
+		if err := a.sweepOverdue(ctx); err != nil && ctx.Err() == nil {
+			a.Logger.Warn("end sessions that are over their limits", "error", err)
 		}
 	}
 }

@@ -28,7 +28,28 @@ type SignIn struct {
 	Device            id.DeviceID // "": a new one
 	DeviceDisplayName *string     // for a new device
 	Refreshable       bool        // the client can refresh its token
+
+	// Way is how the user came in: a Way… constant, for an identity provider followed by ":" and its name.
+	Way string
+	// AMR is what was proved, in the words of RFC 8176: pwd, otp, hwk, sms, mfa …
+	AMR []string
+	// IP and Agent are where the user was; those of the request are taken if they are empty.
+	IP, Agent string
+	// OAuthClient is the client that the tokens are for, "" outside of OAuth 2.0.
+	OAuthClient string
 }
+
+// Ways to come in (SignIn.Way).
+const (
+	WayPassword     = "password"
+	WaySSO          = "sso" // sso:keycloak
+	WayOAuth        = "oauth"
+	WayToken        = "token" // m.login.token
+	WayAppService   = "appservice"
+	WayAppPassword  = "app_password"
+	WayRegistration = "registration"
+	WayAdmin        = "admin" // an administrator got the session
+)
 
 // Ending says which sessions of a user end. The zero value ends all, with their devices.
 type Ending struct {
@@ -37,6 +58,8 @@ type Ending struct {
 	// Soft keeps the devices and their keys: the clients are told to sign in again with the same device.
 	// Spec: client-server API, "Soft logout".
 	Soft bool
+	// Reason is why, for the audit log: "signed_out" if it is empty.
+	Reason string
 }
 
 const (
@@ -57,6 +80,7 @@ func (a *Accounts) SignIn(ctx context.Context, user id.UserID, in SignIn) (id.De
 		device = newDeviceID()
 	}
 	tokens, session := a.newSession(user, device, in.Refreshable)
+	mailed := false
 	err := a.Store.Write(ctx, func(tx *store.Tx) error {
 		u, found, err := tx.LockUser(user)
 		switch {
@@ -85,13 +109,25 @@ func (a *Accounts) SignIn(ctx context.Context, user id.UserID, in SignIn) (id.De
 		if _, err := tx.InsertSession(session); err != nil {
 			return err
 		}
+		facts, err := a.noteSignIn(ctx, tx, in, session, isNew)
+		if err != nil {
+			return err
+		}
+		if isNew {
+			if mailed, err = a.tellOfDevice(tx, user, device, in.DeviceDisplayName, facts); err != nil {
+				return err
+			}
+		}
 		if ended > 0 {
 			return announceSessions(tx, user, device)
 		}
 		return nil
 	})
 	if err != nil {
-		return "", Tokens{}, err
+		return "", Tokens{}, a.refuseSignIn(ctx, user, in.Way, err)
+	}
+	if mailed && a.MailQueued != nil {
+		a.MailQueued()
 	}
 	return device, tokens, nil
 }
@@ -223,12 +259,12 @@ func (a *Accounts) EndSessions(ctx context.Context, user id.UserID, ending Endin
 		if _, found, err := tx.LockUser(user); err != nil || !found {
 			return err
 		}
-		return a.endSessions(tx, user, ending)
+		return a.endSessions(ctx, tx, user, ending)
 	})
 }
 
 // endSessions works in a transaction that holds the user's row.
-func (a *Accounts) endSessions(tx *store.Tx, user id.UserID, ending Ending) error {
+func (a *Accounts) endSessions(ctx context.Context, tx *store.Tx, user id.UserID, ending Ending) error {
 	devices := ending.Devices
 	if devices == nil {
 		all, err := tx.Devices(user)
@@ -255,6 +291,9 @@ func (a *Accounts) endSessions(tx *store.Tx, user id.UserID, ending Ending) erro
 		if existed {
 			deleted = append(deleted, string(d))
 		}
+	}
+	if err := auditEnding(ctx, tx, user, ending, ended, len(deleted)); err != nil {
+		return err
 	}
 	// What announces something comes last: it takes the log's lock.
 	if len(deleted) > 0 {

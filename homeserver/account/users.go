@@ -325,7 +325,7 @@ func (a *Accounts) SetPassword(ctx context.Context, user id.UserID, password str
 			return err
 		}
 		if ending != nil {
-			if err := a.endSessions(tx, user, *ending); err != nil {
+			if err := a.endSessions(ctx, tx, user, *ending); err != nil {
 				return err
 			}
 		}
@@ -387,7 +387,7 @@ func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) e
 		if err := tx.DeleteLoginTokens(user); err != nil {
 			return err
 		}
-		if err := a.endSessions(tx, user, Ending{}); err != nil {
+		if err := a.endSessions(ctx, tx, user, Ending{Reason: "deactivated"}); err != nil {
 			return err
 		}
 		return announceUser(tx, user)

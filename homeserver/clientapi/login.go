@@ -69,23 +69,28 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var user id.UserID
+	in := account.SignIn{Device: req.DeviceID, DeviceDisplayName: req.DeviceName, Refreshable: req.RefreshTokens}
 	switch {
 	case req.Type == "":
 		return mxerr.MissingParam("'type' is required")
 	case req.Type == loginPassword:
+		in.Way, in.AMR = account.WayPassword, []string{"pwd"}
 		user, err = a.passwordLogin(r, req)
 	case req.Type == loginToken && a.Accounts.Config.Sessions.LoginTokens:
 		if req.Token == nil {
 			return mxerr.MissingParam("'token' is required")
 		}
-		user, err = a.Accounts.UseLoginToken(r.Context(), *req.Token)
+		in.Way = account.WayToken
+		if user, err = a.Accounts.UseLoginToken(r.Context(), *req.Token); err != nil {
+			err = a.Accounts.RefuseSignIn(r.Context(), "", in.Way, err)
+		}
 	default:
 		return mxerr.New(http.StatusBadRequest, "M_UNKNOWN", "this login type is not known; GET this path lists those that are")
 	}
 	if err != nil {
 		return err
 	}
-	return a.signIn(w, r, user, account.SignIn{Device: req.DeviceID, DeviceDisplayName: req.DeviceName, Refreshable: req.RefreshTokens})
+	return a.signIn(w, r, user, in)
 }
 
 func (a *API) passwordLogin(r *http.Request, req loginRequest) (id.UserID, error) {

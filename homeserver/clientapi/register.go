@@ -68,7 +68,7 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 	if req.InhibitLogin {
 		return web.WriteJSON(w, loginResponse{UserID: u.ID})
 	}
-	return a.signIn(w, r, u.ID, account.SignIn{Device: req.DeviceID, DeviceDisplayName: req.DeviceName, Refreshable: req.RefreshTokens})
+	return a.signIn(w, r, u.ID, account.SignIn{Way: account.WayRegistration, Device: req.DeviceID, DeviceDisplayName: req.DeviceName, Refreshable: req.RefreshTokens})
 }
 
 // registrationFlows are the ways to register; nil while registration is closed. An e-mail address comes before the

@@ -74,7 +74,7 @@ func (a *API) secretRegistration(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := secretRegistrationResponse{loginResponse: loginResponse{UserID: u.ID}, HomeServer: a.ServerName}
 	if !req.InhibitLogin {
-		device, tokens, err := a.Accounts.SignIn(r.Context(), u.ID, account.SignIn{})
+		device, tokens, err := a.Accounts.SignIn(r.Context(), u.ID, account.SignIn{Way: account.WayAdmin})
 		if err != nil {
 			return err
 		}

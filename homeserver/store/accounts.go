@@ -170,7 +170,7 @@ func (tx *Tx) DeleteDevice(user id.UserID, device id.DeviceID) (bool, error) {
 func (tx *Tx) SawDevices(seen []Device) error {
 	for _, d := range seen {
 		_, err := tx.Exec(`UPDATE devices SET last_seen = $3, last_ip = $4, last_agent = $5
-			WHERE usr = $1 AND device_id = $2 AND coalesce(last_seen, 0) < $3`, d.User, d.ID, d.LastSeen, d.LastIP, d.LastAgent)
+			WHERE usr = $1 AND device_id = $2 AND coalesce(last_seen, 0) <= $3`, d.User, d.ID, d.LastSeen, d.LastIP, d.LastAgent)
 		if err != nil {
 			return fmt.Errorf("store when device %s of %s was seen: %w", d.ID, d.User, err)
 		}

@@ -59,8 +59,8 @@ type Listener struct {
 }
 
 const (
-	pollBusy  = 50 * time.Millisecond // between looks at the head while other processes write
-	pollIdle  = time.Second
+	pollBusy  = 50 * time.Millisecond  // between looks at the head while other processes write
+	pollIdle  = 700 * time.Millisecond // shorter than what caches of sessions trust, so that an idle process reads nothing for them
 	tailChunk = 2000
 	logKeep   = 100_000 // entries kept for processes that lag, however far the followers are
 )
@@ -199,6 +199,7 @@ func (s *Store) WaitApplied(ctx context.Context, pos int64) error {
 
 // CatchUp reads the head from the database and waits until this process has applied it.
 func (s *Store) CatchUp(ctx context.Context) error {
+	begun := time.Now()
 	var head int64
 	err := s.ReadOne(ctx, func(tx *Tx) error {
 		_, err := tx.Get([]any{&head}, `SELECT pos FROM log_head WHERE id = 1`)
@@ -207,8 +208,14 @@ func (s *Store) CatchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.wakeTailer()
-	return s.WaitApplied(ctx, head)
+	if s.Applied() < head {
+		s.wakeTailer()
+		if err := s.WaitApplied(ctx, head); err != nil {
+			return err
+		}
+	}
+	s.confirm(begun)
+	return nil
 }
 
 func (s *Store) wakeTailer() {
@@ -398,6 +405,7 @@ func (t *trouble) over() bool {
 func (s *Store) tailOnce(ctx context.Context, listeners []Listener) (int, error) {
 	foreign := 0
 	for {
+		begun := time.Now()
 		from := s.Applied()
 		var entries []Entry
 		var head int64
@@ -416,10 +424,8 @@ func (s *Store) tailOnce(ctx context.Context, listeners []Listener) (int, error)
 		if err != nil {
 			return foreign, err
 		}
-		s.mu.Lock()
-		s.headSeen = time.Now()
-		s.mu.Unlock()
 		if head <= from {
+			s.confirm(begun)
 			return foreign, nil
 		}
 		if len(entries) == 0 || entries[0].Pos != from+1 {
@@ -443,6 +449,7 @@ func (s *Store) tailOnce(ctx context.Context, listeners []Listener) (int, error)
 		foreign += s.applyForeign(strange)
 		if len(entries) < tailChunk {
 			if s.Applied() >= head {
+				s.confirm(begun)
 				return foreign, nil
 			}
 			if len(strange) == 0 {

@@ -18,6 +18,9 @@ func HashToken(token string) TokenHash { return sha256.Sum256([]byte(token)) }
 // id is the key of the hash's row: its first 63 bits, so that no second index over the whole hash is needed.
 func (h TokenHash) id() int64 { return int64(binary.BigEndian.Uint64(h[:]) >> 1) }
 
+// ID is the id of the session that a token has.
+func (h TokenHash) ID() int64 { return h.id() }
+
 // Session is an access token and the refresh token issued beside it.
 type Session struct {
 	ID       int64
@@ -117,7 +120,7 @@ func (tx *Tx) DeleteDeviceSessions(user id.UserID, device id.DeviceID) (int64, e
 // ExpireDeviceSessions makes the sessions of a device end now but keeps them, so that the client is told to sign in
 // again with the same device, whether it shows an access token or a refresh token.
 func (tx *Tx) ExpireDeviceSessions(user id.UserID, device id.DeviceID, now int64) (int64, error) {
-	return tx.Exec(`UPDATE sessions SET expires = $3, ended = 1 WHERE usr = $1 AND device_id = $2`, user, device, now)
+	return tx.Exec(`UPDATE sessions SET expires = $3, ended = 1 WHERE usr = $1 AND device_id = $2 AND ended = 0`, user, device, now)
 }
 
 // LogPosition is the head of the log in this transaction's snapshot.

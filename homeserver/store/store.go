@@ -37,17 +37,21 @@ type Store struct {
 	epochs     atomic.Pointer[[]Epoch]
 	appliedNow atomic.Int64 // applied, for readers without the lock
 
-	mu       sync.Mutex
-	applied  int64           // log position this process's memory has reached
-	pending  map[int64]batch // committed here, waiting for earlier positions; by first position
-	changed  chan struct{}   // closed and replaced whenever applied moves
-	apply    []func([]Entry) // in order; nil until Follow
-	wakers   []func([]Entry)
-	follows  bool                 // Follow runs
-	started  chan struct{}        // closed when Follow has begun
-	onCast   func(string, string) // broadcasts received
-	kick     chan struct{}        // asks the tailer to look at the head now
-	headSeen time.Time            // when the head was last confirmed from the database
+	mu      sync.Mutex
+	applied int64           // log position this process's memory has reached
+	pending map[int64]batch // committed here, waiting for earlier positions; by first position
+	changed chan struct{}   // closed and replaced whenever applied moves
+	apply   []func([]Entry) // in order; nil until Follow
+	wakers  []func([]Entry)
+	follows bool                 // Follow runs
+	started chan struct{}        // closed when Follow has begun
+	onCast  func(string, string) // broadcasts received
+	kick    chan struct{}        // asks the tailer to look at the head now
+
+	born       time.Time
+	confirmed  atomic.Int64 // when a look at the head began behind which this process is not, in ns since born; 0: never
+	confirming sync.Mutex   // guards flight
+	flight     *flight      // a look at the head under way for all who wait in Confirm
 
 	tailFailures int64 // how often the log could not be read
 	tailErr      error // the last time's error
@@ -73,6 +77,7 @@ var ErrUnknownOutcome = errors.New("the outcome of the commit is not known")
 // newStore makes a Store that has no backend yet.
 func newStore(cfg Config, log *slog.Logger) *Store {
 	return &Store{
+		born:    time.Now(),
 		cfg:     cfg,
 		log:     log,
 		pending: make(map[int64]batch),
@@ -190,7 +195,7 @@ func (s *Store) loadHead(ctx context.Context) error {
 		}
 		s.applied = head
 		s.appliedNow.Store(head)
-		s.headSeen = time.Now()
+		s.confirm(time.Now())
 		s.epochs.Store(&epochs)
 		return nil
 	})
