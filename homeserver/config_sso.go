@@ -28,6 +28,8 @@ type SSO struct {
 	RedirectsAllowed []string      `yaml:"redirects_allowed"`
 	Browser          SSOBrowser    `yaml:"browser"`
 	Providers        []SSOProvider `yaml:"providers"`
+	Factors          Factors       `yaml:"factors"`
+	Policies         []Policy      `yaml:"policies"`
 }
 
 // SSOBrowser is about the sessions of browsers on the server's own pages.

@@ -20,8 +20,10 @@ import (
 	"github.com/moothall/moothall/homeserver/people"
 	"github.com/moothall/moothall/homeserver/push"
 	"github.com/moothall/moothall/homeserver/room"
+	"github.com/moothall/moothall/homeserver/rtc"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/web"
+	"github.com/moothall/moothall/sso/factor"
 	"github.com/moothall/moothall/sso/upstream"
 )
 
@@ -32,6 +34,7 @@ type parts struct {
 	data     *account.Data
 	profiles *account.Profiles
 	client   *clientapi.API
+	rtc      *rtc.RTC
 	admin    *adminapi.API
 	sync     *clientsync.Sync
 	push     *push.Push
@@ -41,6 +44,7 @@ type parts struct {
 	groups   *groups.Groups
 
 	providers *upstream.Providers
+	factors   *factor.Factors
 }
 
 // buildParts builds the features and hands each what it needs of the others.
@@ -63,7 +67,12 @@ func (s *Server) buildParts() error {
 		OnDeviceDeleted: []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted, clientsync.DeviceDeleted, upstream.DeviceDeleted},
 		LeaveAllRooms:   s.rooms.LeaveAll,
 		MailQueued:      s.outbox.Kick,
+		Gate:            s.factorGate,
+		AppPassword:     s.appPassword,
 	})
+	if s.factors, err = s.newFactors(); err != nil {
+		return err
+	}
 	outside, err := s.cfg.outsideClient()
 	if err != nil {
 		return err
@@ -101,7 +110,15 @@ func (s *Server) buildParts() error {
 	if err != nil {
 		return groupsFault(err)
 	}
+	rtcConfig, err := s.cfg.rtcConfig()
+	if err != nil {
+		return err
+	}
+	s.rtc = rtc.New(rtc.Deps{
+		Store: s.store, Accounts: s.accounts, Rooms: s.rooms, Logger: s.log, ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Config: rtcConfig,
+	})
 	s.client = clientapi.New(clientapi.Deps{
+		Delay: s.rtc.Schedule,
 		ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Store: s.store, Accounts: s.accounts, Rooms: s.rooms,
 		Limits: s.cfg.Limiter(), Logger: s.log, CopyPushRule: s.push.CopyRoomRule,
 		UserDataDeps: clientapi.UserDataDeps{
@@ -118,7 +135,7 @@ func (s *Server) buildParts() error {
 
 // partRoutes are the tables of the features.
 func (s *Server) partRoutes() [][]web.Route {
-	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.providers.Routes()}
+	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.rtc.Routes(), s.providers.Routes()}
 }
 
 // listenersOfLog are the parts that follow the log in this process, rooms first: whoever is woken later finds them up to date.
@@ -130,13 +147,16 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.outbox.Run, s.people.Run, s.groups.Run, s.providers.Run} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.people.Run, s.groups.Run, s.providers.Run, s.factors.Run} {
 		g.Go(func() error { return run(ctx) })
 	}
 }
 
 // onBroadcast takes what processes tell each other beside the log.
-func (s *Server) onBroadcast(topic, payload string) { s.sync.OnBroadcast(topic, payload) }
+func (s *Server) onBroadcast(topic, payload string) {
+	s.sync.OnBroadcast(topic, payload)
+	s.rtc.OnBroadcast(topic)
+}
 
 // outsideClient says how requests leave for addresses that users choose.
 func (c *Config) outsideClient() (push.ClientConfig, error) {

@@ -227,7 +227,8 @@ func (h *hosted) add(w http.ResponseWriter, r *http.Request) error {
 type appsPage struct {
 	User    id.UserID
 	Allowed bool
-	Apps    []store.AppPassword
+	Apps    bool // the tab is shown
+	List    []store.AppPassword
 	Made    string // shown once
 	Name    string
 	Problem string
@@ -253,10 +254,10 @@ func (h *hosted) listApps(w http.ResponseWriter, r *http.Request, v Visitor, p a
 	if p.Allowed, err = h.AppPasswordsAllowed(r.Context(), v.User, v.Passed.IP); err != nil {
 		return err
 	}
-	if p.Apps, err = h.AppPasswords(r.Context(), v.User); err != nil {
+	if p.List, err = h.AppPasswords(r.Context(), v.User); err != nil {
 		return err
 	}
-	p.User = v.User
+	p.User, p.Apps = v.User, true
 	return h.pages.Render(w, r, status, "apps", p)
 }
 

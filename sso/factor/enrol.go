@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json" // as in webauthn.go
 	"fmt"
+	"html/template"
 	"net/url"
 
 	"github.com/go-webauthn/webauthn/protocol"
@@ -21,10 +22,10 @@ type Enrolling struct {
 	ID        string
 	Kind      Kind
 	Name      string
-	Secret    string    // totp: for people who cannot scan
-	URL       string    // totp: for apps on the same device
-	QR        string    // totp: a picture as a data: URL
-	Challenge Challenge // other kinds
+	Secret    string       // totp: for people who cannot scan
+	URL       string       // totp: for apps on the same device
+	QR        template.URL // totp: a picture as a data: URL
+	Challenge Challenge    // other kinds
 }
 
 // BeginEnrol begins to give a user another factor. to is the number or the address that codes go to. Errors:

@@ -6,6 +6,7 @@ import (
 	"encoding/base32"
 	"encoding/base64"
 	"fmt"
+	"html/template"
 	"image/png"
 	"net/url"
 
@@ -36,7 +37,7 @@ func totpURL(issuer, account, secret string) string {
 }
 
 // qrCode draws text as a data: URL of a PNG.
-func qrCode(text string) (string, error) {
+func qrCode(text string) (template.URL, error) {
 	code, err := qr.Encode(text, qr.M, qr.Auto)
 	if err != nil {
 		return "", fmt.Errorf("QR code: %w", err)
@@ -49,7 +50,7 @@ func qrCode(text string) (string, error) {
 	if err := png.Encode(&b, code); err != nil {
 		return "", fmt.Errorf("QR code: %w", err)
 	}
-	return "data:image/png;base64," + base64.StdEncoding.EncodeToString(b.Bytes()), nil
+	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(b.Bytes())), nil
 }
 
 // useTOTP checks a code against a factor and uses it up: the step it belongs to, and all before it, are good no more. Spec:
