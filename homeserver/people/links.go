@@ -24,6 +24,12 @@ func (p *People) Find(ctx context.Context, source, externalID string) (id.UserID
 	return e.User, found, err
 }
 
+// Get reads the link of an id of a source.
+func (p *People) Get(ctx context.Context, source, externalID string) (Link, bool, error) {
+	e, found, err := p.read(ctx, source, externalID)
+	return linkOf(e), found, err
+}
+
 // Links lists who an account is for sources.
 func (p *People) Links(ctx context.Context, user id.UserID) ([]Link, error) {
 	var out []Link
