@@ -207,3 +207,28 @@ func matchPieces(pieces []string, name string) bool {
 	}
 	return strings.HasSuffix(rest, last)
 }
+
+// Rooms lists the rooms the filter is limited to; ok is false where it is limited to none in particular.
+func (f *EventFilter) Rooms() (rooms []string, ok bool) {
+	if f == nil {
+		return nil, false
+	}
+	return f.rooms.list()
+}
+
+// ExcludesRoom tells whether the filter names a room among those it does not want.
+func (f *EventFilter) ExcludesRoom(roomID string) bool { return f != nil && f.rooms.not.has(roomID) }
+
+// Senders lists whom the filter is limited to, nil for nobody in particular, and whom it leaves out.
+func (f *EventFilter) Senders() (only, not []string) {
+	if f == nil {
+		return nil, nil
+	}
+	for s := range f.senders.in {
+		only = append(only, s)
+	}
+	for s := range f.notSenders.in {
+		not = append(not, s)
+	}
+	return only, not
+}

@@ -1,0 +1,569 @@
+package bleve
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"slices"
+	"sort"
+	"strconv"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/blevesearch/bleve/v2/index/scorch"
+	index "github.com/blevesearch/bleve_index_api"
+	segment "github.com/blevesearch/scorch_segment_api/v2"
+
+	"github.com/moothall/moothall/search"
+)
+
+// digits are in the order of their bytes; 0xff, which separates values in segments, is not among them.
+const digits = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+
+// encode writes the lowest 6*n bits of a number so that greater numbers are greater strings.
+func encode(dst []byte, v int64, n int) []byte {
+	for i := n - 1; i >= 0; i-- {
+		dst = append(dst, digits[v>>(6*i)&63])
+	}
+	return dst
+}
+
+const (
+	tsDigits  = 8
+	nidDigits = 10
+)
+
+func orderTerm(c search.Cursor) string {
+	return string(encode(encode(make([]byte, 0, tsDigits+nidDigits), c.TS, tsDigits), c.NID, nidDigits))
+}
+
+var values = func() (v [256]int64) {
+	for i := range len(digits) {
+		v[digits[i]] = int64(i)
+	}
+	return v
+}()
+
+func decode(s string) int64 {
+	var v int64
+	for i := range len(s) {
+		v = v<<6 | values[s[i]]
+	}
+	return v
+}
+
+func readOrder(s string) search.Cursor {
+	if len(s) != tsDigits+nidDigits {
+		return search.Cursor{}
+	}
+	return search.Cursor{TS: decode(s[:tsDigits]), NID: decode(s[tsDigits:])}
+}
+
+func roomTerm(room int64) string { return strconv.FormatInt(room, 10) }
+func dayTerm(day int64) string   { return string(encode(nil, day, 5)) }
+
+// one is one segment of the index for the length of a query.
+type one struct {
+	seg   *scorch.SegmentSnapshot
+	dicts map[string]segment.TermDictionary
+	state segment.DocVisitState
+}
+
+func newSegment(s *scorch.SegmentSnapshot) *one {
+	return &one{seg: s, dicts: map[string]segment.TermDictionary{}}
+}
+
+// term gives the documents with a term; the bitmap may be shared and is not to be changed.
+func (o *one) term(field, term string) (*roaring.Bitmap, error) {
+	d := o.dicts[field]
+	if d == nil {
+		var err error
+		if d, err = o.seg.Segment().Dictionary(field); err != nil {
+			return nil, fmt.Errorf("read the dictionary of %s: %w", field, err)
+		}
+		o.dicts[field] = d
+	}
+	list, err := d.PostingsList([]byte(term), nil, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read postings of %s: %w", field, err)
+	}
+	it := list.Iterator(false, false, false, nil)
+	if opt, ok := it.(segment.OptimizablePostingsIterator); ok {
+		if n, hit := opt.DocNum1Hit(); hit {
+			return roaring.BitmapOf(uint32(n)), nil
+		}
+		if b := opt.ActualBitmap(); b != nil {
+			return b, nil
+		}
+	}
+	b := roaring.NewBitmap()
+	for {
+		p, err := it.Next()
+		if err != nil {
+			return nil, err
+		}
+		if p == nil {
+			return b, nil
+		}
+		b.Add(uint32(p.Number()))
+	}
+}
+
+// anyTerm gives the documents with any of some terms.
+func (o *one) anyTerm(field string, terms []string) (*roaring.Bitmap, error) {
+	list := make([]*roaring.Bitmap, 0, len(terms))
+	for _, t := range terms {
+		b, err := o.term(field, t)
+		if err != nil {
+			return nil, err
+		}
+		if !b.IsEmpty() {
+			list = append(list, b)
+		}
+	}
+	return roaring.FastOr(list...), nil
+}
+
+// and intersects bitmaps, the smallest first; nil stands for all documents.
+func (o *one) and(list []*roaring.Bitmap) *roaring.Bitmap {
+	if len(list) == 0 {
+		return o.seg.DocNumbersLive()
+	}
+	slices.SortFunc(list, func(a, b *roaring.Bitmap) int { return int(a.GetCardinality()) - int(b.GetCardinality()) })
+	out := list[0].Clone()
+	for _, b := range list[1:] {
+		if out.IsEmpty() {
+			break
+		}
+		out.And(b)
+	}
+	return out
+}
+
+// expr gives the documents that an expression finds.
+func (o *one) expr(x *search.Expr) (*roaring.Bitmap, error) {
+	switch {
+	case x.Token != "":
+		return o.term(x.Field, x.Token)
+	case x.Not != nil:
+		b, err := o.expr(x.Not)
+		if err != nil {
+			return nil, err
+		}
+		return roaring.AndNot(o.seg.DocNumbersLive(), b), nil
+	case x.Any != nil:
+		var list []*roaring.Bitmap
+		for i := range x.Any {
+			b, err := o.expr(&x.Any[i])
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, b)
+		}
+		return roaring.FastOr(list...), nil
+	}
+	var list []*roaring.Bitmap
+	var not []*roaring.Bitmap
+	for i := range x.All {
+		sub := &x.All[i]
+		if sub.Not != nil {
+			b, err := o.expr(sub.Not)
+			if err != nil {
+				return nil, err
+			}
+			not = append(not, b)
+			continue
+		}
+		b, err := o.expr(sub)
+		if err != nil {
+			return nil, err
+		}
+		if b.IsEmpty() {
+			return b, nil
+		}
+		list = append(list, b)
+	}
+	out := o.and(list)
+	for _, b := range not {
+		out.AndNot(b)
+	}
+	return out, nil
+}
+
+// find gives the documents of a query, but for the bounds of time within a day and the place to go on from.
+func (o *one) find(q *search.Query) (*roaring.Bitmap, error) {
+	var list []*roaring.Bitmap
+	var err error
+	need := func(field string, terms []string) {
+		if err == nil && terms != nil {
+			var b *roaring.Bitmap
+			b, err = o.anyTerm(field, terms)
+			list = append(list, b)
+		}
+	}
+	if !q.Text.Empty() {
+		var b *roaring.Bitmap
+		if b, err = o.expr(&q.Text); err != nil || b.IsEmpty() {
+			return b, err
+		}
+		list = append(list, b)
+	}
+	if q.View != "" {
+		need(fieldFlag, []string{":" + q.View})
+	}
+	for _, f := range q.Flags {
+		need(fieldFlag, []string{f})
+	}
+	if q.Rooms != nil {
+		need(fieldRoom, roomTerms(q.Rooms))
+	}
+	need(fieldSender, some(q.Senders))
+	need(fieldKind, some(q.Kinds))
+	need(fieldType, some(q.Types))
+	if err == nil && (q.From != 0 || q.To != 0) {
+		var b *roaring.Bitmap
+		b, err = o.days(q.From, q.To)
+		list = append(list, b)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := o.and(list)
+	for _, x := range []struct {
+		field string
+		terms []string
+	}{{fieldFlag, q.NotFlags}, {fieldRoom, roomTerms(q.NotRooms)}, {fieldSender, q.NotSenders}} {
+		if len(x.terms) == 0 || out.IsEmpty() {
+			continue
+		}
+		b, err := o.anyTerm(x.field, x.terms)
+		if err != nil {
+			return nil, err
+		}
+		out.AndNot(b)
+	}
+	if gone := o.seg.Deleted(); gone != nil {
+		out.AndNot(gone)
+	}
+	return out, nil
+}
+
+// some is nil for an empty list, which does not restrict.
+func some(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	return list
+}
+
+func roomTerms(rooms []int64) []string {
+	out := make([]string, len(rooms))
+	for i, r := range rooms {
+		out[i] = roomTerm(r)
+	}
+	return out
+}
+
+// allDays lists the segment's days between two, newest first unless asked otherwise.
+func (o *one) allDays(from, to string, oldest bool) ([]string, error) {
+	d, err := o.seg.Segment().Dictionary(fieldDay)
+	if err != nil {
+		return nil, err
+	}
+	var start, end []byte
+	if from != "" {
+		start = []byte(from)
+	}
+	if to != "" {
+		end = []byte(to)
+	}
+	var out []string
+	for it := d.AutomatonIterator(nil, start, end); ; {
+		e, err := it.Next()
+		if err != nil {
+			return nil, err
+		}
+		if e == nil {
+			break
+		}
+		out = append(out, e.Term)
+	}
+	if !oldest {
+		slices.Reverse(out)
+	}
+	return out, nil
+}
+
+// days gives the documents of the days that a stretch of time touches.
+func (o *one) days(from, to int64) (*roaring.Bitmap, error) {
+	first, behind := "", ""
+	if from > 0 {
+		first = dayTerm(search.Day(from))
+	}
+	if to > 0 {
+		behind = dayTerm(search.Day(to-1) + 1)
+	}
+	terms, err := o.allDays(first, behind, true)
+	if err != nil {
+		return nil, err
+	}
+	return o.anyTerm(fieldDay, terms)
+}
+
+// value reads the value of a field of one document.
+func (o *one) value(doc uint32, field string) (string, error) {
+	dv, ok := o.seg.Segment().(segment.DocValueVisitable)
+	if !ok {
+		return "", fmt.Errorf("a segment of the search index has no values")
+	}
+	out := ""
+	var err error
+	o.state, err = dv.VisitDocValues(uint64(doc), []string{field}, func(f string, term []byte) {
+		if f == field {
+			out = string(term)
+		}
+	}, o.state)
+	return out, err
+}
+
+// found is a hit before its id is read.
+type found struct {
+	order string
+	doc   uint32
+	seg   *one
+}
+
+// best keeps the first hits in the order of a query; the last of them is on top of the heap.
+type best struct {
+	list   []found
+	oldest bool
+}
+
+func (h *best) Len() int           { return len(h.list) }
+func (h *best) Less(i, j int) bool { return h.before(h.list[j].order, h.list[i].order) }
+func (h *best) Swap(i, j int)      { h.list[i], h.list[j] = h.list[j], h.list[i] }
+func (h *best) Push(x any)         { h.list = append(h.list, x.(found)) }
+func (h *best) Pop() any {
+	n := len(h.list) - 1
+	x := h.list[n]
+	h.list = h.list[:n]
+	return x
+}
+
+func (h *best) before(a, b string) bool {
+	if h.oldest {
+		return a < b
+	}
+	return a > b
+}
+
+// take adds a hit if it is among the first limit ones.
+func (h *best) take(x found, limit int) {
+	if h.Len() < limit {
+		heap.Push(h, x)
+	} else if h.before(x.order, h.list[0].order) {
+		h.list[0] = x
+		heap.Fix(h, 0)
+	}
+}
+
+// fewHits is up to how many hits of a segment are looked at one by one, without going through its days.
+const fewHits = 2000
+
+// Search answers a query from the served generation.
+func (x *Index) Search(ctx context.Context, q *search.Query) (*search.Page, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	b := x.gens[x.served]
+	if b == nil {
+		return nil, search.ErrNotServed
+	}
+	snapshot, done, err := snapshotOf(b)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	page := &search.Page{}
+	top := &best{oldest: q.Oldest}
+	counts := make([]map[string]int64, len(q.Facets))
+	for i := range counts {
+		counts[i] = map[string]int64{}
+	}
+	for _, s := range snapshot.Segments() {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		o := newSegment(s)
+		hits, err := o.find(q)
+		if err != nil {
+			return nil, err
+		}
+		if (q.From != 0 || q.To != 0) && !hits.IsEmpty() {
+			if err := o.cut(hits, q.From, q.To); err != nil {
+				return nil, err
+			}
+		}
+		page.Total += int64(hits.GetCardinality())
+		if err := o.collect(hits, q, top); err != nil {
+			return nil, err
+		}
+		for i, f := range q.Facets {
+			if err := o.count(hits, f.Field, counts[i]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	sort.Slice(top.list, func(i, j int) bool { return top.before(top.list[i].order, top.list[j].order) })
+	for _, f := range top.list {
+		id, err := f.seg.seg.DocID(uint64(f.doc))
+		if err != nil {
+			return nil, err
+		}
+		page.Hits = append(page.Hits, search.Hit{ID: string(id), Cursor: readOrder(f.order)})
+	}
+	if len(q.Facets) > 0 {
+		page.Facets = map[string][]search.Bucket{}
+		for i, f := range q.Facets {
+			page.Facets[f.Field] = buckets(f, counts[i])
+		}
+	}
+	return page, nil
+}
+
+// cut takes hits away that lie outside of a stretch of time, on its first and last day.
+func (o *one) cut(hits *roaring.Bitmap, from, to int64) error {
+	for _, edge := range []int64{from, to - 1} {
+		if edge <= 0 || edge == from && from%(24*3600*1000) == 0 || edge == to-1 && to%(24*3600*1000) == 0 {
+			continue
+		}
+		day, err := o.term(fieldDay, dayTerm(search.Day(edge)))
+		if err != nil {
+			return err
+		}
+		for it := roaring.And(hits, day).Iterator(); it.HasNext(); {
+			doc := it.Next()
+			s, err := o.value(doc, fieldOrder)
+			if err != nil {
+				return err
+			}
+			if ts := readOrder(s).TS; ts < from || to != 0 && ts >= to {
+				hits.Remove(doc)
+			}
+		}
+	}
+	return nil
+}
+
+// collect finds the segment's first hits. Where there are many it goes through the days, so that only hits of the days
+// that are shown are looked at.
+func (o *one) collect(hits *roaring.Bitmap, q *search.Query, top *best) error {
+	if q.Limit <= 0 || hits.IsEmpty() {
+		return nil
+	}
+	after := ""
+	if q.After != nil {
+		after = orderTerm(search.Cursor{TS: search.ClampTS(q.After.TS), NID: q.After.NID})
+	}
+	look := func(docs *roaring.Bitmap) error {
+		for it := docs.Iterator(); it.HasNext(); {
+			doc := it.Next()
+			order, err := o.value(doc, fieldOrder)
+			if err != nil {
+				return err
+			}
+			if after == "" || top.before(after, order) {
+				top.take(found{order, doc, o}, q.Limit)
+			}
+		}
+		return nil
+	}
+	if hits.GetCardinality() <= fewHits {
+		return look(hits)
+	}
+	from, to := "", ""
+	if q.After != nil {
+		if day := search.Day(search.ClampTS(q.After.TS)); q.Oldest {
+			from = dayTerm(day)
+		} else {
+			to = dayTerm(day + 1)
+		}
+	}
+	days, err := o.allDays(from, to, q.Oldest)
+	if err != nil {
+		return err
+	}
+	for _, day := range days {
+		if top.Len() == q.Limit {
+			last := dayTerm(search.Day(readOrder(top.list[0].order).TS))
+			if day != last && !top.before(day, last) {
+				return nil // all that follows is behind what is shown
+			}
+		}
+		b, err := o.term(fieldDay, day)
+		if err != nil {
+			return err
+		}
+		if err := look(roaring.And(hits, b)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// count adds up the values of a field.
+func (o *one) count(hits *roaring.Bitmap, field string, counts map[string]int64) error {
+	if hits.IsEmpty() {
+		return nil
+	}
+	if field == fieldDay || field == fieldKind {
+		d, err := o.seg.Segment().Dictionary(field)
+		if err != nil {
+			return err
+		}
+		for it := d.AutomatonIterator(nil, nil, nil); ; {
+			e, err := it.Next()
+			if err != nil {
+				return err
+			}
+			if e == nil {
+				return nil
+			}
+			b, err := o.term(field, e.Term)
+			if err != nil {
+				return err
+			}
+			if n := hits.AndCardinality(b); n > 0 {
+				counts[e.Term] += int64(n)
+			}
+		}
+	}
+	dv, ok := o.seg.Segment().(segment.DocValueVisitable)
+	if !ok {
+		return fmt.Errorf("a segment of the search index has no values")
+	}
+	visit := index.DocValueVisitor(func(_ string, term []byte) { counts[string(term)]++ })
+	var state segment.DocVisitState
+	fields := []string{field}
+	for it := hits.Iterator(); it.HasNext(); {
+		var err error
+		if state, err = dv.VisitDocValues(uint64(it.Next()), fields, visit, state); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// buckets orders the counts of a facet: days by time, all else by number.
+func buckets(f search.Facet, counts map[string]int64) []search.Bucket {
+	out := make([]search.Bucket, 0, len(counts))
+	for v, n := range counts {
+		if f.Field == fieldDay {
+			v = strconv.FormatInt(decode(v), 10)
+		}
+		out = append(out, search.Bucket{Value: v, Count: n})
+	}
+	slices.SortFunc(out, search.CompareBuckets(f.Field))
+	if f.Size > 0 && len(out) > f.Size {
+		out = out[:f.Size]
+	}
+	return out
+}
