@@ -31,6 +31,13 @@ type user struct {
 	token string
 	since string
 	txn   int
+
+	answer bytes.Buffer // of the last sync
+}
+
+// alone is the same account for another goroutine.
+func (u *user) alone() *user {
+	return &user{b: u.b, id: u.id, token: u.token, since: u.since, txn: u.txn}
 }
 
 // statusError is an answer other than 200.
@@ -44,6 +51,12 @@ func (e *statusError) Error() string { return fmt.Sprintf("%d %.200s", e.status,
 
 // call sends one request and reads the whole answer.
 func (b *Bench) call(ctx context.Context, method, path, token string, body []byte) ([]byte, error) {
+	return b.callInto(ctx, method, path, token, body, nil)
+}
+
+// callInto is call with room for the answer: readers of many large answers would otherwise measure this program's own
+// garbage collector.
+func (b *Bench) callInto(ctx context.Context, method, path, token string, body []byte, into *bytes.Buffer) ([]byte, error) {
 	var rd io.Reader
 	if body != nil {
 		rd = bytes.NewReader(body)
@@ -62,10 +75,18 @@ func (b *Bench) call(ctx context.Context, method, path, token string, body []byt
 	if err != nil {
 		return nil, err
 	}
-	out, err := io.ReadAll(resp.Body)
+	if into == nil {
+		into = new(bytes.Buffer)
+	}
+	into.Reset()
+	if n := resp.ContentLength; n > 0 {
+		into.Grow(int(n) + bytes.MinRead)
+	}
+	_, err = into.ReadFrom(resp.Body)
 	if cerr := resp.Body.Close(); err == nil {
 		err = cerr
 	}
+	out := into.Bytes()
 	if err != nil {
 		return nil, err
 	}
@@ -120,13 +141,13 @@ func (u *user) receipt(ctx context.Context, room, event string) error {
 	return err
 }
 
-// sync asks for what is new since the last call and waits up to timeout for it.
+// sync asks for what is new since the last call and waits up to timeout for it. The answer is good until the next call.
 func (u *user) sync(ctx context.Context, timeout time.Duration) ([]byte, error) {
 	q := "?timeout=" + strconv.FormatInt(timeout.Milliseconds(), 10)
 	if u.since != "" {
 		q += "&since=" + url.QueryEscape(u.since)
 	}
-	out, err := u.b.call(ctx, "GET", "/_matrix/client/v3/sync"+q, u.token, nil)
+	out, err := u.b.callInto(ctx, "GET", "/_matrix/client/v3/sync"+q, u.token, nil, &u.answer)
 	if err != nil {
 		return nil, err
 	}

@@ -111,7 +111,7 @@ func (b *Bench) senders(ctx context.Context, name string, n int, rooms []string,
 		for i := range n {
 			room := i % len(rooms)
 			// a copy, so that transaction ids of two senders never meet
-			u := *members[room][(i/len(rooms))%len(members[room])]
+			u := members[room][(i/len(rooms))%len(members[room])].alone()
 			u.txn = i * 1_000_000_000
 			wg.Go(func() {
 				for ctx.Err() == nil {
@@ -186,7 +186,7 @@ func (b *Bench) phaseRate(ctx context.Context) error {
 	return b.measured("send at 500/s offered", nil, func(r *recorder) error {
 		b.offered(ctx, 500, func(i int, due time.Time) {
 			room := i % len(rooms)
-			u := *members[room][0]
+			u := members[room][0].alone()
 			u.txn = 900_000_000_000 + i
 			_, err := u.send(ctx, rooms[room], text)
 			r.add(time.Since(due), err)
@@ -263,7 +263,7 @@ func (b *Bench) phaseDelivery(ctx context.Context) error {
 		listeners = append(listeners, users[i*20+1:(i+1)*20]...)
 	}
 	return b.delivered(ctx, "delivery, 10 rooms of 20, 190 polls", listeners, 20, func(i int) {
-		u := *users[(i%10)*20]
+		u := users[(i%10)*20].alone()
 		u.txn = 500_000_000_000 + i
 		body, _ := stamped(i)
 		if _, err := u.send(ctx, rooms[i%10], body); err != nil {
@@ -322,7 +322,7 @@ func (b *Bench) phaseCrowd(ctx context.Context) error {
 		return err
 	}
 	return b.delivered(ctx, fmt.Sprintf("delivery, one room of %d, all polling", n), users[1:], 1, func(i int) {
-		u := *users[0]
+		u := users[0].alone()
 		u.txn = 600_000_000_000 + i
 		body, _ := stamped(i)
 		if _, err := u.send(ctx, room, body); err != nil {
@@ -343,7 +343,7 @@ func (b *Bench) phaseInitial(ctx context.Context) error {
 	b.say("  joining 200 rooms")
 	rooms := make([]string, 200)
 	err = parallel(ctx, 8, len(rooms), func(ctx context.Context, i int) error {
-		u := *users[i%len(users)]
+		u := users[i%len(users)].alone()
 		room, err := u.createRoom(ctx, "public_chat")
 		if err != nil {
 			return err
@@ -400,7 +400,7 @@ func (b *Bench) phaseIdle(ctx context.Context) error {
 	}
 	var up atomic.Int64
 	for i := range b.Idle {
-		u := *users[i%accounts]
+		u := users[i%accounts].alone()
 		wg.Go(func() {
 			for ictx.Err() == nil {
 				up.Add(1)

@@ -91,7 +91,7 @@ func (b *Bench) phaseReceipts(ctx context.Context) error {
 	started := map[string]time.Time{}
 	err = b.measured("send, room of 500, receipts and pushers", extra, func(r *recorder) error {
 		b.offered(ctx, perSecond, func(i int, _ time.Time) {
-			u := *users[0]
+			u := users[0].alone()
 			u.txn = 800_000_000_000 + i
 			start := time.Now()
 			id, err := u.send(ctx, room, text)
