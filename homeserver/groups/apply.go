@@ -27,14 +27,17 @@ type Report struct {
 // Progress is told how far an Apply is; nil: nobody asks.
 type Progress func(Report)
 
-const (
-	leaseName = "groups"
-	// unitSize is how many memberships of one room are one unit of work, and atOnce how many units are under way: what
-	// waits is committed together, and no transaction gets so large that messages wait for it.
-	unitSize = 12
-	atOnce   = 4
-	stores   = 8 // groups written at a time
-)
+const leaseName = "groups"
+
+// pace is how much is done at once.
+type pace struct {
+	unit   int // memberships of one room that are one unit of work
+	atOnce int // units under way: what waits is committed together
+	stores int // groups written at a time
+}
+
+// usualPace keeps transactions so small that the messages of others hardly wait for them.
+var usualPace = pace{unit: 4, atOnce: 2, stores: 1}
 
 // Apply does what a plan says: it stores the groups, then brings all rooms up to date. It goes by what is true at the
 // time, so that a plan may be old and an interrupted one is simply applied again. What fails in one room is reported
@@ -45,7 +48,7 @@ func (g *Groups) Apply(ctx context.Context, p Plan, progress Progress) (Report, 
 		// who is new in a group comes before who is out: somebody who moves is in a common room all along
 		for _, phase := range []phase{additions, removals} {
 			work, ctx := errgroup.WithContext(ctx)
-			work.SetLimit(stores)
+			work.SetLimit(g.pace.stores)
 			for i := range p.write {
 				x := p.write[i]
 				x.Source = p.Source
@@ -238,7 +241,7 @@ func (e *execution) depth(plans []*RoomPlan) int {
 // each runs fn for all plans, some at a time.
 func (e *execution) each(ctx context.Context, plans []*RoomPlan, fn func(ctx context.Context, p *RoomPlan) error) error {
 	work, ctx := errgroup.WithContext(ctx)
-	work.SetLimit(atOnce)
+	work.SetLimit(e.g.pace.atOnce)
 	for _, p := range plans {
 		work.Go(func() error {
 			if err := ctx.Err(); err != nil {
@@ -308,7 +311,7 @@ func (e *execution) people(ctx context.Context, p *RoomPlan) error {
 		{"invite", p.Invite, e.g.invites, e.g.noteIn("group.member.invited"), func(n int) Counts { return Counts{Invite: n} }},
 		{"remove", p.Leave, e.g.kicks, e.g.noteOut, func(n int) Counts { return Counts{Leave: n} }},
 	} {
-		for list := range chunks(step.users, unitSize) {
+		for list := range chunks(step.users, e.g.pace.unit) {
 			did, err := e.unit(ctx, p, list, step.draft)
 			if len(did) > 0 {
 				if err := step.note(ctx, p, did); err != nil {

@@ -39,6 +39,9 @@ func BenchmarkFirstSync(b *testing.B) {
 
 func firstSync(b *testing.B, db store.Config) {
 	w := start(b, db, Config{Rules: []Rule{{ID: "g", Alias: "g-{{.Slug}}"}}}, false)
+	if s := os.Getenv("GROUP_PACE"); s != "" {
+		_, _ = fmt.Sscan(s, &w.pace.unit, &w.pace.atOnce, &w.pace.stores)
+	}
 	const users, groups = 5000, 300
 	size := 166
 	if s := os.Getenv("GROUP_SIZE"); s != "" {
@@ -70,7 +73,7 @@ func firstSync(b *testing.B, db store.Config) {
 		total += len(g.Members)
 		all = append(all, g)
 	}
-	alone := sends(b, w, 3*time.Second, nil)
+	alone := sends(b, w, 5*time.Second, nil)
 	stop := make(chan struct{})
 	var busy []time.Duration
 	wait.Go(func() { busy = sends(b, w, 0, stop) })
@@ -95,11 +98,14 @@ func firstSync(b *testing.B, db store.Config) {
 		b.Fatal(err)
 	}
 	again := time.Since(began)
+	slices.Sort(busy)
 	b.ReportMetric(took.Seconds(), "s")
 	b.ReportMetric(float64(total)/took.Seconds(), "joins/s")
 	b.ReportMetric(planned.Seconds(), "plan-s")
 	b.ReportMetric(again.Seconds(), "unchanged-s")
 	b.ReportMetric(float64(p99(alone).Microseconds())/1000, "alone-p99-ms")
+	b.ReportMetric(float64(busy[len(busy)/2].Microseconds())/1000, "busy-p50-ms")
+	b.ReportMetric(float64(busy[len(busy)*95/100].Microseconds())/1000, "busy-p95-ms")
 	b.ReportMetric(float64(p99(busy).Microseconds())/1000, "busy-p99-ms")
 }
 

@@ -48,10 +48,12 @@ type Deps struct {
 
 // Groups keeps rooms and spaces as the groups of the company are.
 type Groups struct {
-	d     Deps
-	rules []*compiled
-	kick  chan struct{} // wakes Run
-	work  chan struct{} // full while somebody in this process changes rooms
+	d       Deps
+	rules   []*compiled
+	kick    chan struct{} // wakes Run
+	pace    pace
+	numbers sync.Mutex    // see begin
+	work    chan struct{} // full while somebody in this process changes rooms
 
 	serviceMu sync.Mutex
 	service   id.UserID // "" until it was seen that the account is there
@@ -66,7 +68,7 @@ func New(d Deps) (*Groups, error) {
 	if err != nil {
 		return nil, &ConfigError{Path: path, Err: err}
 	}
-	return &Groups{d: d, rules: rules, kick: make(chan struct{}, 1), work: make(chan struct{}, 1)}, nil
+	return &Groups{d: d, rules: rules, pace: usualPace, kick: make(chan struct{}, 1), work: make(chan struct{}, 1)}, nil
 }
 
 // ConfigError is a fault of the configuration.
@@ -85,7 +87,7 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 func (g *Groups) Active() bool { return len(g.rules) > 0 }
 
 const (
-	memberChunk = 400 // members of a group written in one transaction
+	memberChunk = 100 // members of a group written in one transaction
 	runEvery    = time.Minute
 )
 

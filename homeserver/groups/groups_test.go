@@ -573,6 +573,9 @@ func TestTwoProcesses(t *testing.T) {
 	if err := b.Change(t.Context(), "corp", Group{ExternalID: "1", Name: "G", Members: u}); err != nil {
 		t.Fatal(err)
 	}
+	if err := a.store.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	a.wantJoined("g/corp/1", "ann bob service")
 	s, err := a.rooms.User(t.Context(), "@service:test")
 	if err != nil || len(s.Rooms()) != 1 {

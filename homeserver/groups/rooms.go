@@ -61,16 +61,12 @@ func (g *Groups) create(ctx context.Context, p *RoomPlan) error {
 	if err != nil {
 		return err
 	}
-	err = g.d.Store.Write(ctx, func(tx *store.Tx) error {
-		var err error
-		p.row, err = tx.BeginGroupRoom(store.GroupRoom{Target: p.t.key, Source: p.t.source, ID: p.t.id})
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	found, err := g.orphan(ctx, service, p.t.key)
-	if err != nil {
+	var found id.RoomID
+	if p.row.NID != 0 { // it was begun before, and the end is not noted
+		if found, err = g.orphan(ctx, service, p.t.key); err != nil {
+			return err
+		}
+	} else if err := g.begin(ctx, p); err != nil {
 		return err
 	}
 	p.row.Alias = p.t.alias
@@ -91,6 +87,17 @@ func (g *Groups) create(ctx context.Context, p *RoomPlan) error {
 			return err
 		}
 		return audit.Append(ctx, tx, audit.Entry{Action: "group.room.created", Target: string(p.RoomID), Details: g.details(p.t)})
+	})
+}
+
+// begin notes that a room is about to be made. Numbers are given one after the other: no other process does so now.
+func (g *Groups) begin(ctx context.Context, p *RoomPlan) error {
+	g.numbers.Lock()
+	defer g.numbers.Unlock()
+	return g.d.Store.Write(ctx, func(tx *store.Tx) error {
+		row, err := tx.BeginGroupRoom(store.GroupRoom{Target: p.t.key, Source: p.t.source, ID: p.t.id})
+		p.row = row
+		return err
 	})
 }
 

@@ -14,7 +14,10 @@ import (
 	"github.com/moothall/moothall/homeserver/store"
 )
 
-const rulesSetting = "groups.rules"
+const (
+	rulesSetting = "groups.rules"
+	gather       = 200 * time.Millisecond
+)
 
 // Run brings rooms up to date in the background: after Put and Edit, after an interruption, when the rules have changed,
 // and when somebody who was skipped can be put into rooms (an account was made or unlocked).
@@ -35,6 +38,12 @@ func (g *Groups) Run(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			case <-g.kick:
+				// whoever changes one group often changes others at once: one look for all of them
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-time.After(gather):
+				}
 			case <-tick.C:
 			}
 		}
