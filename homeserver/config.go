@@ -36,9 +36,11 @@ type Config struct {
 	Media        Media        `yaml:"media"`
 	Push         Push         `yaml:"push"`
 	TURN         TURN         `yaml:"turn"`
+	RTC          RTC          `yaml:"rtc"`
 	WellKnown    WellKnown    `yaml:"well_known"`
 	Outgoing     Outgoing     `yaml:"outgoing"`
 	People       People       `yaml:"people"`
+	Directories  []Directory  `yaml:"directories"`
 	Groups       Groups       `yaml:"groups"`
 	Log          Log          `yaml:"log"`
 	Metrics      Metrics      `yaml:"metrics"`
@@ -212,6 +214,7 @@ func DefaultConfig() Config {
 		},
 		Media:  Media{MaxUploadSize: 50 << 20, ImageMemory: 256 << 20},
 		TURN:   TURN{TTL: Duration(day)},
+		RTC:    RTC{MaxDelay: Duration(day)},
 		Groups: Groups{ServiceAccount: defaultServiceAccount, ServiceName: "Moothall"},
 		Log:    Log{Level: "info", Format: "text"},
 	}

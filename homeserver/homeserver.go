@@ -87,6 +87,7 @@ func (s *Server) build(ctx context.Context) error {
 func (s *Server) buildRoutes() error {
 	s.metrics.gauge("moothall_log_applied_position", "Position of the log up to which this process's memory is.",
 		func() float64 { return float64(s.store.Applied()) })
+	s.metrics.registry.MustRegister(s.directory)
 	cfg := web.Config{
 		Authenticate: s.accounts.Authenticator,
 		Limits:       s.cfg.Limiter(),

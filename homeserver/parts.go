@@ -23,25 +23,27 @@ import (
 	"github.com/moothall/moothall/homeserver/rtc"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/web"
+	"github.com/moothall/moothall/ldapsync"
 	"github.com/moothall/moothall/sso/factor"
 	"github.com/moothall/moothall/sso/upstream"
 )
 
 // parts are the features that stand on rooms and accounts.
 type parts struct {
-	rooms    *room.Rooms
-	keys     *account.Keys
-	data     *account.Data
-	profiles *account.Profiles
-	client   *clientapi.API
-	rtc      *rtc.RTC
-	admin    *adminapi.API
-	sync     *clientsync.Sync
-	push     *push.Push
-	media    *media.Media
-	outbox   *account.Outbox
-	people   *people.People
-	groups   *groups.Groups
+	rooms     *room.Rooms
+	keys      *account.Keys
+	data      *account.Data
+	profiles  *account.Profiles
+	client    *clientapi.API
+	rtc       *rtc.RTC
+	admin     *adminapi.API
+	sync      *clientsync.Sync
+	push      *push.Push
+	media     *media.Media
+	outbox    *account.Outbox
+	people    *people.People
+	directory *ldapsync.Sync
+	groups    *groups.Groups
 
 	providers *upstream.Providers
 	factors   *factor.Factors
@@ -64,11 +66,13 @@ func (s *Server) buildParts() error {
 	s.outbox = account.NewOutbox(account.OutboxDeps{Store: s.store, Logger: s.log, Send: mailer})
 	s.accounts = account.New(account.Deps{
 		Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Config: s.cfg.AccountConfig(),
-		OnDeviceDeleted: []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted, clientsync.DeviceDeleted, upstream.DeviceDeleted},
-		LeaveAllRooms:   s.rooms.LeaveAll,
-		MailQueued:      s.outbox.Kick,
-		Gate:            s.factorGate,
-		AppPassword:     s.appPassword,
+		OnDeviceDeleted:   []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted, clientsync.DeviceDeleted, upstream.DeviceDeleted},
+		LeaveAllRooms:     s.rooms.LeaveAll,
+		MailQueued:        s.outbox.Kick,
+		Directory:         s.directoryPassword,
+		PasswordElsewhere: s.passwordElsewhere,
+		Gate:              s.factorGate,
+		AppPassword:       s.appPassword,
 	})
 	if s.factors, err = s.newFactors(); err != nil {
 		return err
@@ -110,6 +114,9 @@ func (s *Server) buildParts() error {
 	if err != nil {
 		return groupsFault(err)
 	}
+	if s.directory, err = s.newDirectory(); err != nil {
+		return err
+	}
 	rtcConfig, err := s.cfg.rtcConfig()
 	if err != nil {
 		return err
@@ -118,7 +125,7 @@ func (s *Server) buildParts() error {
 		Store: s.store, Accounts: s.accounts, Rooms: s.rooms, Logger: s.log, ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Config: rtcConfig,
 	})
 	s.client = clientapi.New(clientapi.Deps{
-		Delay: s.rtc.Schedule,
+		Delay:      s.rtc.Schedule,
 		ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Store: s.store, Accounts: s.accounts, Rooms: s.rooms,
 		Limits: s.cfg.Limiter(), Logger: s.log, CopyPushRule: s.push.CopyRoomRule,
 		UserDataDeps: clientapi.UserDataDeps{
@@ -135,7 +142,7 @@ func (s *Server) buildParts() error {
 
 // partRoutes are the tables of the features.
 func (s *Server) partRoutes() [][]web.Route {
-	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.rtc.Routes(), s.providers.Routes()}
+	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.rtc.Routes(), s.providers.Routes(), s.directory.Routes()}
 }
 
 // listenersOfLog are the parts that follow the log in this process, rooms first: whoever is woken later finds them up to date.
@@ -147,7 +154,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.people.Run, s.groups.Run, s.providers.Run, s.factors.Run} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.people.Run, s.groups.Run, s.directory.Run, s.providers.Run, s.factors.Run} {
 		g.Go(func() error { return run(ctx) })
 	}
 }

@@ -331,3 +331,14 @@ func encodeLocalpart(b []byte) string {
 	}
 	return out.String()
 }
+
+// Plain tells whether passwords would travel over a connection to another machine that is not encrypted.
+func (c Config) Plain() bool {
+	for _, s := range c.Servers {
+		u, err := url.Parse(s)
+		if err == nil && u.Scheme == "ldap" && !c.StartTLS && !slices.Contains([]string{"localhost", "127.0.0.1", "::1"}, u.Hostname()) {
+			return true
+		}
+	}
+	return false
+}

@@ -22,6 +22,12 @@ type Deps struct {
 	// Audit takes what belongs to no transaction of an act: refusals. nil: one of its own, since the log is always written.
 	Audit *audit.Log
 
+	// Directory checks the passwords of people whom a company's directory knows; u is the account that the name is that
+	// of, nil where there is none. handled false means that it has no say: the password that this server keeps counts.
+	// nil: there is no directory.
+	Directory func(ctx context.Context, name string, u *User, password string) (user id.UserID, handled bool, err error)
+	// PasswordElsewhere tells whether a user's password is kept by a directory, so that it cannot be changed here; nil: none is.
+	PasswordElsewhere func(ctx context.Context, user id.UserID) (bool, error)
 	// AppPassword tells whether a password is one that a user made for a single app; nil: there are none.
 	AppPassword func(ctx context.Context, user id.UserID, password string) (bool, error)
 	// Gate says whether somebody who proved to be a user may sign in this way, by what was proved (amr, RFC 8176), from

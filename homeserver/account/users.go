@@ -265,6 +265,9 @@ func (a *Accounts) CheckPassword(ctx context.Context, name, password string) (Us
 	if err != nil {
 		return User{}, err
 	}
+	if user, handled, err := a.checkDirectory(ctx, name, u, found, password); handled || err != nil {
+		return user, err
+	}
 	ok, stale, err := a.hashes.check(ctx, u.Password, password)
 	switch {
 	case err != nil:
@@ -280,6 +283,38 @@ func (a *Accounts) CheckPassword(ctx context.Context, name, password string) (Us
 		}
 	}
 	return u, nil
+}
+
+// checkDirectory asks the company's directories; handled false means that they have no say.
+func (a *Accounts) checkDirectory(ctx context.Context, name string, u User, found bool, password string) (User, bool, error) {
+	if a.Directory == nil {
+		return User{}, false, nil
+	}
+	var known *User
+	if found {
+		known = &u
+	}
+	user, handled, err := a.Directory(ctx, name, known, password)
+	if err != nil || !handled {
+		return User{}, handled, err
+	}
+	out, err := a.User(ctx, user)
+	if err == nil && out.Deactivated {
+		err = errDeactivated
+	}
+	return out, true, err
+}
+
+// PasswordChangeable is nil if a user's password can be changed here, else M_FORBIDDEN with what to do instead.
+func (a *Accounts) PasswordChangeable(ctx context.Context, user id.UserID) error {
+	if a.PasswordElsewhere == nil {
+		return nil
+	}
+	elsewhere, err := a.PasswordElsewhere(ctx, user)
+	if err == nil && elsewhere {
+		err = mxerr.Forbidden("your password is kept by the company's directory: change it where you sign in to the company's network")
+	}
+	return err
 }
 
 func (a *Accounts) rehash(ctx context.Context, u *User, password string) error {
@@ -304,6 +339,9 @@ func (a *Accounts) rehash(ctx context.Context, u *User, password string) error {
 
 // SetPassword gives an account a new password. ending says which of its sessions end with it; nil: none.
 func (a *Accounts) SetPassword(ctx context.Context, user id.UserID, password string, ending *Ending) error {
+	if err := a.PasswordChangeable(ctx, user); err != nil {
+		return err
+	}
 	h, err := a.hashPassword(ctx, password)
 	if err != nil {
 		return err

@@ -54,6 +54,9 @@ func (a *API) changePassword(w http.ResponseWriter, r *http.Request) error {
 	if who == nil {
 		return a.resetPassword(w, r, req)
 	}
+	if err := a.Accounts.PasswordChangeable(r.Context(), who.UserID); err != nil {
+		return err
+	}
 	approval, err := a.interact(r, req.Auth, "change password", who.UserID, passwordFlow)
 	if err != nil {
 		return err
