@@ -24,6 +24,8 @@ import (
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/web"
 	"github.com/moothall/moothall/ldapsync"
+	"github.com/moothall/moothall/search"
+	"github.com/moothall/moothall/sso"
 	"github.com/moothall/moothall/sso/factor"
 	"github.com/moothall/moothall/sso/upstream"
 )
@@ -44,9 +46,11 @@ type parts struct {
 	people    *people.People
 	directory *ldapsync.Sync
 	groups    *groups.Groups
+	search    *search.Search // nil: switched off
 
 	providers *upstream.Providers
 	factors   *factor.Factors
+	sso       *sso.SSO
 }
 
 // buildParts builds the features and hands each what it needs of the others.
@@ -66,7 +70,7 @@ func (s *Server) buildParts() error {
 	s.outbox = account.NewOutbox(account.OutboxDeps{Store: s.store, Logger: s.log, Send: mailer})
 	s.accounts = account.New(account.Deps{
 		Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Config: s.cfg.AccountConfig(),
-		OnDeviceDeleted:   []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted, clientsync.DeviceDeleted, upstream.DeviceDeleted},
+		OnDeviceDeleted:   []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted, clientsync.DeviceDeleted, upstream.DeviceDeleted, sso.DeviceDeleted},
 		LeaveAllRooms:     s.rooms.LeaveAll,
 		MailQueued:        s.outbox.Kick,
 		Directory:         s.directoryPassword,
@@ -124,7 +128,15 @@ func (s *Server) buildParts() error {
 	s.rtc = rtc.New(rtc.Deps{
 		Store: s.store, Accounts: s.accounts, Rooms: s.rooms, Logger: s.log, ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Config: rtcConfig,
 	})
+	if s.search, err = s.buildSearch(); err != nil {
+		return err
+	}
+	if s.sso, err = s.newSSO(); err != nil {
+		return err
+	}
 	s.client = clientapi.New(clientapi.Deps{
+		SSO:        s.clientSSO(),
+		Search:     s.searchFunc(),
 		Delay:      s.rtc.Schedule,
 		ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Store: s.store, Accounts: s.accounts, Rooms: s.rooms,
 		Limits: s.cfg.Limiter(), Logger: s.log, CopyPushRule: s.push.CopyRoomRule,
@@ -154,7 +166,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.people.Run, s.groups.Run, s.directory.Run, s.providers.Run, s.factors.Run} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.people.Run, s.groups.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.runSearch} {
 		g.Go(func() error { return run(ctx) })
 	}
 }
