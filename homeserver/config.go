@@ -42,6 +42,7 @@ type Config struct {
 	People       People       `yaml:"people"`
 	Directories  []Directory  `yaml:"directories"`
 	Groups       Groups       `yaml:"groups"`
+	Search       Search       `yaml:"search"`
 	Log          Log          `yaml:"log"`
 	Metrics      Metrics      `yaml:"metrics"`
 
@@ -198,6 +199,7 @@ func DefaultConfig() Config {
 		Passwords:    Passwords{MinLength: 8, Argon2: Argon2{Memory: 19 << 20, Iterations: 2, Parallelism: 1}},
 		Email:        Email{TLS: "starttls"},
 		SSO:          defaultSSO(),
+		Search:       defaultSearch(),
 		OAuth:        defaultOAuth(),
 		Sessions:     Sessions{AccessTokenLifetime: Duration(5 * minute)},
 		RateLimits: RateLimits{

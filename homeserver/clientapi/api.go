@@ -4,6 +4,7 @@ package clientapi
 import (
 	"context"
 	"log/slog"
+	"sync"
 
 	"maunium.net/go/mautrix/id"
 
@@ -25,15 +26,26 @@ type Deps struct {
 
 	UserDataDeps
 
+	// Delay schedules an event to be sent after a delay in milliseconds and returns the id to put it off by; nil: events are
+	// sent at once only.
+	Delay func(ctx context.Context, roomID id.RoomID, d room.Draft, delay int64) (string, error)
+	// Search finds messages by their texts; nil: search is switched off.
+	Search SearchFunc
+	// SSO is sign-in in the browser; nil: there is none.
+	SSO *SSODeps
+
 	// CopyPushRule copies a user's push rule for a room to the room that replaces it; nil: there are no push rules.
 	CopyPushRule func(ctx context.Context, user id.UserID, from, to id.RoomID) error
 }
 
 // API holds the handlers.
-type API struct{ Deps }
+type API struct {
+	Deps
+	predecessors sync.Map // room number to the id of the room that was upgraded to it, "" for none
+}
 
 // New makes the API.
-func New(d Deps) *API { return &API{d} }
+func New(d Deps) *API { return &API{Deps: d} }
 
 // Routes is the table of all routes of the package.
 func (a *API) Routes() []web.Route {
@@ -59,6 +71,7 @@ func (a *API) Routes() []web.Route {
 		a.stateRoutes(),
 		a.sendRoutes(),
 		a.timelineRoutes(),
+		a.searchRoutes(),
 		a.aliasRoutes(),
 		a.directoryRoutes(),
 		a.summaryRoutes(),
