@@ -1,0 +1,66 @@
+package homeserver
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/moothall/moothall/homeserver/clientapi"
+	"github.com/moothall/moothall/search"
+	"github.com/moothall/moothall/search/bleve"
+)
+
+// buildSearch makes search; nil where it is switched off.
+func (s *Server) buildSearch() (*search.Search, error) {
+	d := search.Deps{Store: s.store, Rooms: s.rooms, Log: s.log, ServerName: s.cfg.ServerName}
+	switch engine := s.cfg.Search.engine(); engine {
+	case EngineNone:
+		return nil, nil
+	case EngineBleve:
+		d.Index, d.Private = bleve.New(s.cfg.SearchDir(), s.log), true
+	default:
+		return nil, fmt.Errorf("search.engine: there is no engine %s", engine)
+	}
+	return search.New(d), nil
+}
+
+// searchFunc is what the client API searches with; nil where search is switched off.
+func (s *Server) searchFunc() clientapi.SearchFunc {
+	if s.search == nil {
+		return nil
+	}
+	return s.searchUsers
+}
+
+// searchUsers answers a user's query.
+func (s *Server) searchUsers(ctx context.Context, q *clientapi.SearchQuery) (*clientapi.SearchPage, error) {
+	in := &search.UserQuery{
+		Term: q.Term, Types: q.Types, Rooms: q.Rooms, Senders: q.Senders, NotSenders: q.NotSenders, HasURL: q.HasURL,
+		Recent: q.Recent, Limit: q.Limit, Accept: q.Accept,
+	}
+	if q.After != nil {
+		in.After = &search.UserCursor{Tier: q.After.Tier, Cursor: search.Cursor{TS: q.After.TS, NID: q.After.NID}}
+	}
+	page, err := s.search.Users(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	out := &clientapi.SearchPage{Count: page.Count, Highlights: page.Highlights}
+	for _, h := range page.Hits {
+		out.Hits = append(out.Hits, clientapi.SearchHit{Event: h.Event, Rank: h.Rank})
+	}
+	if page.Next != nil {
+		out.Next = &clientapi.SearchCursor{Tier: page.Next.Tier, TS: page.Next.TS, NID: page.Next.NID}
+	}
+	return out, nil
+}
+
+// runSearch indexes, or makes sure that the log is not kept for nobody.
+func (s *Server) runSearch(ctx context.Context) error {
+	if s.search == nil {
+		if err := search.Forget(ctx, s.store); err != nil {
+			s.log.Warn("forget the position of search", "error", err)
+		}
+		return nil
+	}
+	return s.search.Run(ctx)
+}
