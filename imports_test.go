@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"cmd/moothall"},
 	{"homeserver"},
 	{
-		"homeserver/clientapi", "homeserver/clientsync", "homeserver/push", "homeserver/media", "homeserver/federation", "homeserver/adminapi",
+		"homeserver/clientapi", "homeserver/clientsync", "homeserver/push", "homeserver/media", "homeserver/federation", "homeserver/adminapi", "homeserver/rtc",
 		"appservices", "sso", "ldapsync", "search", "compliance", "console",
 	},
 	{"homeserver/groups"},

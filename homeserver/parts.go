@@ -154,7 +154,7 @@ func (s *Server) buildParts() error {
 
 // partRoutes are the tables of the features.
 func (s *Server) partRoutes() [][]web.Route {
-	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.rtc.Routes(), s.providers.Routes(), s.directory.Routes()}
+	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.rtc.Routes(), s.providers.Routes(), s.sso.Routes(), s.directory.Routes()}
 }
 
 // listenersOfLog are the parts that follow the log in this process, rooms first: whoever is woken later finds them up to date.
@@ -166,7 +166,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.people.Run, s.groups.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.runSearch} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.people.Run, s.groups.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch} {
 		g.Go(func() error { return run(ctx) })
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/web"
 )
@@ -64,6 +66,7 @@ type wellKnownClient struct {
 	Homeserver struct {
 		BaseURL string `json:"base_url"`
 	} `json:"m.homeserver"`
+	Foci []jsontext.Value `json:"org.matrix.msc4143.rtc_foci,omitempty"`
 }
 
 // wellKnownClient handles GET /.well-known/matrix/client.
@@ -71,6 +74,7 @@ type wellKnownClient struct {
 func (s *Server) wellKnownClient(w http.ResponseWriter, _ *http.Request) error {
 	var out wellKnownClient
 	out.Homeserver.BaseURL = s.cfg.PublicURL
+	out.Foci = s.rtc.Transports()
 	return web.WriteJSON(w, out)
 }
 

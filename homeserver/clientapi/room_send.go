@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net/http"
+	"strconv"
 
 	"github.com/go-json-experiment/json"
 	"github.com/tidwall/gjson"
@@ -64,11 +65,32 @@ func (a *API) send(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *API) sendDraft(w http.ResponseWriter, r *http.Request, rm *room.Room, d room.Draft) error {
+	if done, err := a.delayed(w, r, rm, d); done || err != nil {
+		return err
+	}
 	eventID, err := a.Rooms.Send(r.Context(), rm.ID(), d)
 	if err != nil {
 		return err
 	}
 	return web.WriteJSON(w, eventIDResponse{eventID})
+}
+
+// delayed schedules an event instead of sending it where the request says so (MSC4140), and tells whether it did.
+func (a *API) delayed(w http.ResponseWriter, r *http.Request, rm *room.Room, d room.Draft) (bool, error) {
+	const parameter = "org.matrix.msc4140.delay"
+	s, given := web.QueryLookup(r, parameter)
+	if !given || a.Delay == nil {
+		return false, nil
+	}
+	delay, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return false, mxerr.InvalidParam("query parameter '" + parameter + "' must be an integer: milliseconds")
+	}
+	delayID, err := a.Delay(r.Context(), rm.ID(), d, delay)
+	if err != nil {
+		return false, err
+	}
+	return true, web.WriteJSON(w, map[string]string{"delay_id": delayID})
 }
 
 // massagedTime reads the time that an application service gives an event; 0 for everybody else.

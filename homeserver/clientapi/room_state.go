@@ -259,6 +259,9 @@ func (a *API) putState(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if done, err := a.delayed(w, r, rm, d); done || err != nil {
+		return err
+	}
 	eventID, err := a.sameState(ctx, rm, &d)
 	if err == nil && eventID == "" {
 		eventID, err = a.Rooms.Send(ctx, rm.ID(), d)
