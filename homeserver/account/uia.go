@@ -17,6 +17,7 @@ const (
 	StageDummy             = "m.login.dummy"
 	StageRegistrationToken = "m.login.registration_token"
 	StageEmail             = "m.login.email.identity"
+	StageSSO               = "m.login.sso" // passed on the server's own pages
 )
 
 // ErrApprovalSpent says that an authentication session was used, or has expired, since it was looked at.

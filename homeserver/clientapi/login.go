@@ -34,12 +34,21 @@ type loginFlow struct {
 
 // loginFlows handles GET /_matrix/client/v3/login.
 func (a *API) loginFlows(w http.ResponseWriter, _ *http.Request) error {
-	flows := []loginFlow{{Type: loginPassword}}
-	if a.Accounts.Config.Sessions.LoginTokens {
-		flows = append(flows, loginFlow{Type: loginToken, GetLoginToken: true})
+	var flows []any
+	if a.passwords() {
+		flows = append(flows, loginFlow{Type: loginPassword})
+	}
+	if f := a.ssoFlow(); f != nil {
+		flows = append(flows, f)
+	}
+	if a.loginTokens() {
+		flows = append(flows, loginFlow{Type: loginToken, GetLoginToken: a.Accounts.Config.Sessions.LoginTokens})
 	}
 	return web.WriteJSON(w, map[string]any{"flows": flows})
 }
+
+// loginTokens tells whether m.login.token is taken: single sign-on ends with it.
+func (a *API) loginTokens() bool { return a.SSO != nil || a.Accounts.Config.Sessions.LoginTokens }
 
 type loginRequest struct {
 	Type          string          `json:"type"`
@@ -73,10 +82,10 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case req.Type == "":
 		return mxerr.MissingParam("'type' is required")
-	case req.Type == loginPassword:
+	case req.Type == loginPassword && a.passwords():
 		in.Way, in.AMR = account.WayPassword, []string{"pwd"}
 		user, err = a.passwordLogin(r, req)
-	case req.Type == loginToken && a.Accounts.Config.Sessions.LoginTokens:
+	case req.Type == loginToken && a.loginTokens():
 		if req.Token == nil {
 			return mxerr.MissingParam("'token' is required")
 		}

@@ -50,11 +50,15 @@ func (a *API) requireUIA(r *http.Request, auth *authData, operation string) erro
 	if who.AppService != "" {
 		return nil
 	}
-	s, err := a.interact(r, auth, operation, who.UserID, passwordFlow)
+	flows, err := a.proofFlows(r, operation)
 	if err != nil {
 		return err
 	}
-	return a.spendUIA(r.Context(), s, passwordFlow)
+	s, err := a.interact(r, auth, operation, who.UserID, flows)
+	if err != nil {
+		return err
+	}
+	return a.spendUIA(r.Context(), s, flows)
 }
 
 // passwordFlow is how a user with a password proves to be there.
@@ -139,7 +143,7 @@ func (a *API) challenge(ctx context.Context, s account.UIA, flows []uiaFlow, ref
 	if refused != nil {
 		e = mxerr.New(http.StatusUnauthorized, refused.Code, refused.Message)
 	}
-	e = e.With("flows", flows).With("params", struct{}{}).With("session", s.ID)
+	e = e.With("flows", flows).With("params", a.stageParams(flows, s.ID)).With("session", s.ID)
 	if len(s.Completed) > 0 {
 		e = e.With("completed", s.Completed)
 	}

@@ -368,7 +368,6 @@ func (s *Set) RenderTo(w http.ResponseWriter, r *http.Request, status int, name 
 	h.Set("Referrer-Policy", "no-referrer") // addresses of pages may hold secrets
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
-	h.Set("Cross-Origin-Opener-Policy", "same-origin-allow-popups")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Vary", "Accept-Language, Cookie")
 	w.WriteHeader(status)

@@ -32,16 +32,24 @@ func (tx *Tx) InsertOAuthCode(code string, user id.UserID, data []byte, expires 
 	return err
 }
 
-// LockOAuthCode reads a code and holds it to the end of the transaction.
-func (tx *Tx) LockOAuthCode(code string) (data []byte, used bool, found bool, err error) {
-	var c Content
-	found, err = tx.Get([]any{&c, &used}, `SELECT data, used FROM oauth_codes WHERE id = $1 @forupdate`, code)
-	return c, used, found, err
+// OAuthCode is an authorization code.
+type OAuthCode struct {
+	User    id.UserID
+	Data    Content
+	Used    bool
+	Expires int64 // ms
 }
 
-// UseOAuthCode marks a code as used.
+// LockOAuthCode reads a code by its hash and holds it to the end of the transaction.
+func (tx *Tx) LockOAuthCode(code string) (OAuthCode, bool, error) {
+	var c OAuthCode
+	found, err := tx.Get([]any{&c.User, &c.Data, &c.Used, &c.Expires}, `SELECT usr, data, used, expires FROM oauth_codes WHERE id = $1 @forupdate`, code)
+	return c, found, err
+}
+
+// UseOAuthCode marks a code as used; it stays for ten minutes more, to find out that it is used again.
 func (tx *Tx) UseOAuthCode(code string) error {
-	_, err := tx.Exec(`UPDATE oauth_codes SET used = 1 WHERE id = $1`, code)
+	_, err := tx.Exec(`UPDATE oauth_codes SET used = 1, expires = expires + 600000 WHERE id = $1`, code)
 	return err
 }
 

@@ -1,0 +1,214 @@
+package sso
+
+import (
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/store"
+	"github.com/moothall/moothall/homeserver/web"
+	"github.com/moothall/moothall/sso/factor"
+	"github.com/moothall/moothall/sso/upstream"
+)
+
+const attemptLifetime = 15 * time.Minute
+
+// Attempt is a sign-in under way in one browser, named by its cookie.
+type Attempt struct {
+	ID     string `json:"-"`
+	Return string `json:"return"` // path of ours at which it goes on
+	Client string `json:"client,omitzero"`
+	Create bool   `json:"create,omitzero"` // the person wants an account
+	Hint   string `json:"hint,omitzero"`   // who it may be
+
+	User   id.UserID `json:"user,omitzero"`  // who it is, once that was proved
+	Known  id.UserID `json:"known,omitzero"` // who it must be: somebody who is signed in proves it again
+	Need   Need      `json:"need,omitzero"`
+	Way    string    `json:"way,omitzero"`
+	AMR    []string  `json:"amr,omitzero"`
+	Factor bool      `json:"factor,omitzero"` // a second factor was proved
+	Grace  bool      `json:"grace,omitzero"`  // enrolment was put off
+
+	Provider string             `json:"provider,omitzero"` // at which the person is
+	State    string             `json:"state,omitzero"`
+	Kept     []byte             `json:"kept,omitzero"`
+	Upstream *upstream.Identity `json:"upstream,omitzero"`
+
+	Email *emailProof `json:"email,omitzero"` // an address that is being proved, for a new password or account
+}
+
+// emailProof is a mail that was sent; see account.EmailRequest.
+type emailProof struct {
+	SID, Secret, Address string
+	Sent                 int64
+}
+
+var errNoAttempt = mxerr.New(http.StatusBadRequest, "M_UNKNOWN_SIGNIN", "this sign-in has expired or was finished: begin again in your app, or open the sign-in page")
+
+// begin stores a new attempt in place of the browser's earlier one.
+func (s *SSO) begin(w http.ResponseWriter, r *http.Request, a Attempt) (*Attempt, error) {
+	if !local(a.Return) {
+		a.Return = PathAccount
+	}
+	secret := newSecret()
+	a.ID = store.HashID(secret)
+	if err := s.save(r, &a); err != nil {
+		return nil, err
+	}
+	s.Kit.SetCookie(w, &http.Cookie{Name: attemptCookie, Value: secret, MaxAge: int(attemptLifetime / time.Second)})
+	return &a, nil
+}
+
+func (s *SSO) save(r *http.Request, a *Attempt) error {
+	data, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	return s.Store.Write(r.Context(), func(tx *store.Tx) error {
+		return tx.PutSSOAttempt(a.ID, data, s.now()+attemptLifetime.Milliseconds())
+	})
+}
+
+// Attempt is the sign-in under way in this browser; nil where there is none.
+func (s *SSO) Attempt(r *http.Request) (*Attempt, error) {
+	secret := s.Kit.Cookie(r, attemptCookie)
+	if secret == "" {
+		return nil, nil
+	}
+	hash := store.HashID(secret)
+	var data []byte
+	found := false
+	err := s.Store.Read(r.Context(), func(tx *store.Tx) (err error) {
+		data, found, err = tx.SSOAttempt(hash, s.now())
+		return err
+	})
+	if err != nil || !found {
+		return nil, err
+	}
+	a := &Attempt{ID: hash}
+	return a, json.Unmarshal(data, a)
+}
+
+// attempt is Attempt for handlers that need one.
+func (s *SSO) attempt(r *http.Request) (*Attempt, error) {
+	a, err := s.Attempt(r)
+	if err == nil && a == nil {
+		err = errNoAttempt
+	}
+	return a, err
+}
+
+// prove notes what a person has proved, and that it is who it must be.
+func (a *Attempt) prove(user id.UserID, way string, amr ...string) error {
+	if a.Known != "" && a.Known != user || a.User != "" && a.User != user {
+		return errOther
+	}
+	a.User = user
+	if way != "" {
+		a.Way = way
+	}
+	for _, m := range amr {
+		if !slices.Contains(a.AMR, m) {
+			a.AMR = append(a.AMR, m)
+		}
+	}
+	return nil
+}
+
+var errOther = mxerr.Forbidden("this is another account than the one you are signed in with: sign out first")
+
+// passed is what the attempt tells the policies about second factors.
+func (s *SSO) passed(r *http.Request, a *Attempt) factor.Passed {
+	p := factor.Passed{
+		Way: a.Way, AMR: a.AMR, IP: clientIP(r), Fresh: a.Need.Factor,
+	}
+	if s.Factors != nil && a.User != "" {
+		p.Remembered = s.Factors.RememberedCookie(r, a.User)
+	}
+	if up := a.Upstream; up != nil {
+		p.Upstream = &factor.Upstream{Provider: up.Provider, ACR: up.ACR, AMR: up.AMR, MFA: up.MFA}
+	}
+	return p
+}
+
+func clientIP(r *http.Request) netip.Addr { return web.ClientIP(r) }
+
+// Advance takes an attempt to what comes next: the choice of a way to sign in, a second factor, its enrolment, or the end,
+// where the browser gets its session and goes back to where it came from. It answers the request.
+func (s *SSO) Advance(w http.ResponseWriter, r *http.Request, a *Attempt) error {
+	if a.User == "" {
+		if err := s.save(r, a); err != nil {
+			return err
+		}
+		return goTo(w, r, PathSignIn)
+	}
+	u, err := s.Accounts.User(r.Context(), a.User)
+	switch {
+	case err != nil:
+		return err
+	case u.Deactivated:
+		return mxerr.New(http.StatusForbidden, "M_USER_DEACTIVATED", "this account was deactivated")
+	case u.Locked, u.Disabled != 0:
+		return mxerr.New(http.StatusForbidden, "M_USER_LOCKED", "this account is locked")
+	}
+	if s.Factors != nil {
+		owed, err := s.Factors.Owes(r.Context(), a.User, s.passed(r, a))
+		if err != nil {
+			return err
+		}
+		if next := owed.Next(); next != "" && !(a.Grace && owed.MayPass()) {
+			if err := s.save(r, a); err != nil {
+				return err
+			}
+			return goTo(w, r, next)
+		}
+	}
+	// An attempt that was never stored cannot be finished twice either.
+	if err := s.save(r, a); err != nil {
+		return err
+	}
+	b, err := s.create(w, r, a, u)
+	if err != nil {
+		return err
+	}
+	if err := s.rememberUpstream(r, a, b); err != nil {
+		return err
+	}
+	return goTo(w, r, a.Return)
+}
+
+// stepUp has somebody who is signed in prove a second factor.
+func (s *SSO) stepUp(w http.ResponseWriter, r *http.Request, b *Browser, need Need, back string) (bool, error) {
+	if s.Factors == nil {
+		return false, errNoFactor
+	}
+	a := Attempt{Return: back, Known: b.User, User: b.User, Way: b.Way, AMR: b.AMR, Need: need}
+	owed, err := s.Factors.Owes(r.Context(), b.User, s.passed(r, &a))
+	if err != nil {
+		return false, err
+	}
+	next := owed.Next()
+	if next == "" {
+		return false, errNoFactor // the account has none, and no policy asks for one
+	}
+	if _, err := s.begin(w, r, a); err != nil {
+		return false, err
+	}
+	return true, goTo(w, r, next)
+}
+
+// factorMethods are what counts as a second factor.
+var factorMethods = []string{factor.AMROneTime, factor.AMRKey, factor.AMRSMS, factor.AMRMail, factor.AMRRecovery, factor.AMRMulti}
+
+func hasFactor(amr []string) bool {
+	return slices.ContainsFunc(amr, func(m string) bool { return slices.Contains(factorMethods, m) })
+}
+
+// clientName is how an attempt calls what somebody signs in to.
+func (a *Attempt) clientName() string { return strings.TrimSpace(a.Client) }

@@ -1,0 +1,230 @@
+package sso
+
+import (
+	"cmp"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/go-json-experiment/json"
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/account"
+	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/store"
+	"github.com/moothall/moothall/homeserver/web"
+)
+
+func (s *SSO) sessionRoutes() []web.Route {
+	return []web.Route{
+		s.page("GET "+PathSessions, s.showSessions),
+		s.page("GET "+PathSessions+"/device", s.showSession),
+		s.form("POST "+PathSessions+"/device", s.endSession),
+		s.form("POST "+PathSessions+"/browser", s.endBrowserSession),
+		s.form("POST "+PathSessions+"/others", s.endOthers),
+	}
+}
+
+// sessionView is a device or a browser as its owner sees it.
+type sessionView struct {
+	ID      string
+	Name    string
+	Client  string // host of an OAuth client
+	Created int64
+	Seen    int64 // ms; 0: not yet
+	IP      string
+	Agent   string
+	Way     string
+	Here    bool
+}
+
+type sessionsData struct {
+	accountData
+	Devices  []sessionView
+	Browsers []sessionView
+}
+
+// devices lists the clients of a user, the one used last first.
+func (s *SSO) devices(r *http.Request, user id.UserID) ([]sessionView, error) {
+	var devices []store.Device
+	clients := map[id.DeviceID]*client{}
+	err := s.Store.Read(r.Context(), func(tx *store.Tx) error {
+		var err error
+		if devices, err = tx.Devices(user); err != nil {
+			return err
+		}
+		grants, err := tx.OAuthGrants(user)
+		if err != nil {
+			return err
+		}
+		for _, g := range grants {
+			metadata, found, err := tx.OAuthClient(g.Client)
+			if err != nil {
+				return err
+			}
+			if !found {
+				continue
+			}
+			c := &client{ID: g.Client}
+			if err := json.Unmarshal(metadata, c); err != nil {
+				return err
+			}
+			clients[g.Device] = c
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]sessionView, 0, len(devices))
+	for _, d := range devices {
+		v := sessionView{ID: string(d.ID), Created: d.Created, Seen: d.LastSeen, IP: d.LastIP, Agent: d.LastAgent}
+		if d.DisplayName != nil {
+			v.Name = *d.DisplayName
+		}
+		if c := clients[d.ID]; c != nil {
+			v.Client = c.host()
+			if v.Name == "" {
+				v.Name = c.name(s.Kit.Lang(r))
+			}
+		}
+		out = append(out, v)
+	}
+	sortSessions(out)
+	return out, nil
+}
+
+// showSessions handles GET /account/sessions.
+func (s *SSO) showSessions(w http.ResponseWriter, r *http.Request) error {
+	b, ok := s.RequireBrowser(w, r, Need{})
+	if !ok {
+		return nil
+	}
+	base, err := s.accountData(r, b, "sessions")
+	if err != nil {
+		return err
+	}
+	d := sessionsData{accountData: base}
+	if d.Devices, err = s.devices(r, b.User); err != nil {
+		return err
+	}
+	var rows []store.SSOBrowser
+	err = s.Store.Read(r.Context(), func(tx *store.Tx) (err error) {
+		rows, err = tx.SSOBrowsers(b.User, s.now())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		var other Browser
+		if err := json.Unmarshal(row.Data, &other); err != nil {
+			return err
+		}
+		d.Browsers = append(d.Browsers, sessionView{
+			ID: row.ID, Created: other.Created.UnixMilli(), Seen: row.Seen, IP: other.IP, Agent: other.Agent, Way: other.Way, Here: row.ID == b.ID,
+		})
+	}
+	return s.pages.Render(w, r, http.StatusOK, "sessions", d)
+}
+
+type sessionData struct {
+	accountData
+	Session sessionView
+	End     bool
+}
+
+var errNoDevice = mxerr.NotFound("you have no such session: it may have ended already")
+
+// showSession handles GET /account/sessions/device.
+func (s *SSO) showSession(w http.ResponseWriter, r *http.Request) error {
+	b, ok := s.RequireBrowser(w, r, Need{})
+	if !ok {
+		return nil
+	}
+	base, err := s.accountData(r, b, "sessions")
+	if err != nil {
+		return err
+	}
+	all, err := s.devices(r, b.User)
+	if err != nil {
+		return err
+	}
+	device := web.QueryString(r, "device_id")
+	for _, v := range all {
+		if v.ID == device {
+			return s.pages.Render(w, r, http.StatusOK, "session", sessionData{accountData: base, Session: v, End: web.QueryString(r, "end") != ""})
+		}
+	}
+	return errNoDevice
+}
+
+// endSession handles POST /account/sessions/device: it ends a client's session with its device, or gives it another name.
+func (s *SSO) endSession(w http.ResponseWriter, r *http.Request) error {
+	b, ok := s.RequireBrowser(w, r, Need{})
+	if !ok {
+		return nil
+	}
+	device := id.DeviceID(r.PostFormValue("device_id"))
+	if device == "" {
+		return errNoDevice
+	}
+	ctx := source(r.Context(), b.User, b.ID[:8])
+	if r.PostFormValue("do") != "end" {
+		return goTo(w, r, PathSessions+"/device?"+url.Values{"device_id": {string(device)}}.Encode())
+	}
+	if err := s.Accounts.EndSessions(ctx, b.User, account.Ending{Devices: []id.DeviceID{device}}); err != nil {
+		return err
+	}
+	return goTo(w, r, PathSessions+"?done=done_session")
+}
+
+// endBrowserSession handles POST /account/sessions/browser.
+func (s *SSO) endBrowserSession(w http.ResponseWriter, r *http.Request) error {
+	b, ok := s.RequireBrowser(w, r, Need{})
+	if !ok {
+		return nil
+	}
+	browser := r.PostFormValue("browser")
+	owned := false
+	err := s.Store.Read(r.Context(), func(tx *store.Tx) error {
+		row, _, found, err := tx.SSOBrowser(browser)
+		owned = found && row.User == b.User
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if owned {
+		if err := s.endBrowser(source(r.Context(), b.User, b.ID[:8]), b.User, browser, "ended by its user"); err != nil {
+			return err
+		}
+	}
+	return goTo(w, r, PathSessions+"?done=done_session")
+}
+
+// endOthers handles POST /account/sessions/others: all clients and all other browsers are signed out.
+func (s *SSO) endOthers(w http.ResponseWriter, r *http.Request) error {
+	b, ok := s.RequireBrowser(w, r, Need{MaxAge: sensitiveAge})
+	if !ok {
+		return nil
+	}
+	ctx := source(r.Context(), b.User, b.ID[:8])
+	if err := s.Accounts.EndSessions(ctx, b.User, account.Ending{}); err != nil {
+		return err
+	}
+	err := s.Store.Write(ctx, func(tx *store.Tx) error {
+		_, err := tx.DeleteSSOBrowsers(b.User, b.ID)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return goTo(w, r, PathSessions+"?done=done_all")
+}
+
+func sortSessions(list []sessionView) {
+	slices.SortStableFunc(list, func(a, b sessionView) int {
+		return cmp.Compare(max(b.Seen, b.Created), max(a.Seen, a.Created))
+	})
+}
