@@ -159,9 +159,7 @@ func (rs *Rooms) reset() {
 
 // wakeMembers wakes whoever waits for news of the rooms that have changed, once for each batch.
 func (rs *Rooms) wakeMembers(entries []store.Entry) {
-	var seen [8]int64
-	n := 0
-next:
+	seen := make(map[int64]struct{}, 8)
 	for i := range entries {
 		e := &entries[i]
 		if e.Kind != store.KindEvent {
@@ -175,15 +173,10 @@ next:
 		if k, isState := p.ev.PDU.StateKey(); isState && p.ev.PDU.Type() == "m.room.member" {
 			rs.Poke(id.UserID(k))
 		}
-		for _, s := range seen[:n] {
-			if s == e.Room {
-				continue next
-			}
+		if _, twice := seen[e.Room]; twice {
+			continue
 		}
-		if n < len(seen) {
-			seen[n] = e.Room
-			n++
-		}
+		seen[e.Room] = struct{}{}
 		rs.PokeRoom(e.Room)
 	}
 }

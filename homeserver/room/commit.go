@@ -110,7 +110,7 @@ func (rs *Rooms) Run(ctx context.Context) error {
 func (rs *Rooms) commit(ctx context.Context, units []*unit) {
 	for len(units) > 0 {
 		b := rs.form(units)
-		err := rs.d.Store.Write(ctx, b.write)
+		err := rs.d.Store.WriteFirst(ctx, b.write)
 		if errors.Is(err, store.ErrUnknownOutcome) {
 			err = rs.settle(ctx, b, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -53,8 +54,9 @@ type Listener struct {
 	Hydrate func(ctx context.Context, entries []Entry) error
 	// Apply gets every entry once, in order. It is quick and calls nothing of the store. Optional.
 	Apply func(entries []Entry)
-	// Wake is called after all listeners have applied the entries and Applied has moved: the place to wake readers.
-	// It is quick and calls nothing of the store. Optional.
+	// Wake is called after all listeners have applied the entries and Applied has moved: the place to wake readers. It is
+	// called in the order of the log by a goroutine of its own, so that whoever wrote the entries is answered meanwhile.
+	// Optional.
 	Wake func(entries []Entry)
 }
 
@@ -269,8 +271,30 @@ func (s *Store) applyLocked(entries []Entry) {
 		fn(entries)
 	}
 	s.moveTo(entries[len(entries)-1].Pos)
-	for _, fn := range s.wakers {
-		fn(entries)
+	if len(s.wakers) > 0 {
+		s.toWake = append(s.toWake, entries) // the committer does not wait for readers
+		select {
+		case s.wakeKick <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// wake calls the listeners' Wake until ctx ends.
+func (s *Store) wake(ctx context.Context, wakers []func([]Entry)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wakeKick:
+		}
+		s.mu.Lock()
+		entries := slices.Concat(s.toWake...) // what came meanwhile wakes each reader once
+		s.toWake = nil
+		s.mu.Unlock()
+		for _, fn := range wakers {
+			fn(entries)
+		}
 	}
 }
 
@@ -318,10 +342,11 @@ func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func
 		close(s.started)
 	}
 	s.onCast = broadcast
+	wakers := s.wakers
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		s.follows, s.apply, s.wakers = false, nil, nil
+		s.follows, s.apply, s.wakers, s.toWake = false, nil, nil, nil
 		if n := len(s.pending); n > 0 {
 			s.log.Warn("the log's follower ends while entries wait", "transactions", n)
 		}
@@ -331,6 +356,7 @@ func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.tail(ctx, listeners) })
 	g.Go(func() error { return s.maintain(ctx) })
+	g.Go(func() error { return s.wake(ctx, wakers) })
 	if c := s.caster(); c != nil {
 		g.Go(func() error { return c.run(ctx, s) })
 	}

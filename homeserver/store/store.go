@@ -37,16 +37,18 @@ type Store struct {
 	epochs     atomic.Pointer[[]Epoch]
 	appliedNow atomic.Int64 // applied, for readers without the lock
 
-	mu      sync.Mutex
-	applied int64           // log position this process's memory has reached
-	pending map[int64]batch // committed here, waiting for earlier positions; by first position
-	changed chan struct{}   // closed and replaced whenever applied moves
-	apply   []func([]Entry) // in order; nil until Follow
-	wakers  []func([]Entry)
-	follows bool                 // Follow runs
-	started chan struct{}        // closed when Follow has begun
-	onCast  func(string, string) // broadcasts received
-	kick    chan struct{}        // asks the tailer to look at the head now
+	mu       sync.Mutex
+	applied  int64           // log position this process's memory has reached
+	pending  map[int64]batch // committed here, waiting for earlier positions; by first position
+	changed  chan struct{}   // closed and replaced whenever applied moves
+	apply    []func([]Entry) // in order; nil until Follow
+	wakers   []func([]Entry)
+	toWake   [][]Entry            // applied, not given to wakers yet
+	wakeKick chan struct{}        // something is in toWake
+	follows  bool                 // Follow runs
+	started  chan struct{}        // closed when Follow has begun
+	onCast   func(string, string) // broadcasts received
+	kick     chan struct{}        // asks the tailer to look at the head now
 
 	born       time.Time
 	confirmed  atomic.Int64 // when a look at the head began behind which this process is not, in ns since born; 0: never
@@ -77,14 +79,15 @@ var ErrUnknownOutcome = errors.New("the outcome of the commit is not known")
 // newStore makes a Store that has no backend yet.
 func newStore(cfg Config, log *slog.Logger) *Store {
 	return &Store{
-		born:    time.Now(),
-		cfg:     cfg,
-		log:     log,
-		pending: make(map[int64]batch),
-		changed: make(chan struct{}),
-		kick:    make(chan struct{}, 1),
-		started: make(chan struct{}),
-		node:    newNodeID(),
+		born:     time.Now(),
+		cfg:      cfg,
+		log:      log,
+		pending:  make(map[int64]batch),
+		changed:  make(chan struct{}),
+		kick:     make(chan struct{}, 1),
+		wakeKick: make(chan struct{}, 1),
+		started:  make(chan struct{}),
+		node:     newNodeID(),
 	}
 }
 
@@ -146,8 +149,21 @@ func (s *Store) ReadOne(ctx context.Context, fn func(tx *Tx) error) error {
 // Write runs fn in one transaction and returns after its COMMIT and after this process has applied the entries that
 // fn announced (or cannot, because the database went away after the COMMIT). fn may run more than once, so it has no effects outside tx, and it makes no network calls.
 func (s *Store) Write(ctx context.Context, fn func(tx *Tx) error) error {
+	return s.writeBy(ctx, s.backend.write, fn)
+}
+
+// WriteFirst is Write for the one writer that most users wait for, the committer of rooms: where writes queue for one
+// connection (SQLite), it does not wait behind bookkeeping.
+func (s *Store) WriteFirst(ctx context.Context, fn func(tx *Tx) error) error {
+	if b, ok := s.backend.(*sqliteBackend); ok {
+		return s.writeBy(ctx, b.writeFirst, fn)
+	}
+	return s.Write(ctx, fn)
+}
+
+func (s *Store) writeBy(ctx context.Context, write func(context.Context, func(*Tx) error, func([]Entry)) error, fn func(tx *Tx) error) error {
 	var last int64
-	err := s.backend.write(ctx, fn, func(entries []Entry) {
+	err := write(ctx, fn, func(entries []Entry) {
 		if n := len(entries); n > 0 {
 			last = entries[n-1].Pos
 			s.deliver(entries)
