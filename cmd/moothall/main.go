@@ -24,13 +24,14 @@ const defaultFile = "moothall.yaml"
 type cli struct {
 	Config string `help:"Configuration file. Without it ./moothall.yaml if there is one, else the defaults." short:"c" placeholder:"FILE" env:"MOOTHALL_CONFIG" type:"path"`
 
-	Serve     serveCmd   `cmd:"" help:"Run the homeserver."`
-	ConfigCmd configCmd  `cmd:"" name:"config" help:"Look at the configuration."`
-	User      userCmd    `cmd:"" help:"Manage accounts."`
-	Backup    backupCmd  `cmd:"" help:"Write a backup of database, media and keys, while the server runs or not."`
-	Restore   restoreCmd `cmd:"" help:"Bring a backup back into an empty database and media directory."`
-	Bench     benchCmd   `cmd:"" help:"Measure a homeserver on this machine through its client-server API."`
-	Version   versionCmd `cmd:"" help:"Print the version."`
+	Serve     serveCmd     `cmd:"" help:"Run the homeserver."`
+	ConfigCmd configCmd    `cmd:"" name:"config" help:"Look at the configuration."`
+	User      userCmd      `cmd:"" help:"Manage accounts."`
+	Directory directoryCmd `cmd:"" help:"Look after the company's directories (LDAP, Active Directory)."`
+	Backup    backupCmd    `cmd:"" help:"Write a backup of database, media and keys, while the server runs or not."`
+	Restore   restoreCmd   `cmd:"" help:"Bring a backup back into an empty database and media directory."`
+	Bench     benchCmd     `cmd:"" help:"Measure a homeserver on this machine through its client-server API."`
+	Version   versionCmd   `cmd:"" help:"Print the version."`
 }
 
 // load reads the configuration and makes the logger it asks for.
