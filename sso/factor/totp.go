@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"fmt"
 	"html/template"
+	"image"
+	"image/draw"
 	"image/png"
 	"net/url"
 
@@ -23,7 +25,8 @@ const (
 	totpSkew   = 1  // steps to either side; RFC 6238, section 5.2
 	totpDigits = otp.DigitsSix
 	totpSecret = 20 // bytes; RFC 4226, section 4
-	qrSize     = 232
+	qrSize     = 280
+	qrQuiet    = 4 // modules
 )
 
 var totpEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
@@ -42,12 +45,18 @@ func qrCode(text string) (template.URL, error) {
 	if err != nil {
 		return "", fmt.Errorf("QR code: %w", err)
 	}
-	size := code.Bounds().Dx()
-	if code, err = barcode.Scale(code, max(1, qrSize/size)*size, max(1, qrSize/size)*size); err != nil {
+	modules := code.Bounds().Dx()
+	scale := max(1, qrSize/(modules+2*qrQuiet))
+	if code, err = barcode.Scale(code, scale*modules, scale*modules); err != nil {
 		return "", fmt.Errorf("QR code: %w", err)
 	}
+	// The white border belongs to the code (ISO 18004, section 5.3.8), on dark pages above all.
+	border := scale * qrQuiet
+	picture := image.NewGray(image.Rect(0, 0, code.Bounds().Dx()+2*border, code.Bounds().Dy()+2*border))
+	draw.Draw(picture, picture.Bounds(), image.White, image.Point{}, draw.Src)
+	draw.Draw(picture, code.Bounds().Add(image.Pt(border, border)), code, image.Point{}, draw.Src)
 	var b bytes.Buffer
-	if err := png.Encode(&b, code); err != nil {
+	if err := png.Encode(&b, picture); err != nil {
 		return "", fmt.Errorf("QR code: %w", err)
 	}
 	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(b.Bytes())), nil
