@@ -2,6 +2,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -10,19 +11,22 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"sync"
 	"time"
 )
 
-// Config says what to measure, and where. The address must be on this machine's loopback.
+// Config says what to measure, and where. The addresses must be on this machine's loopback.
 type Config struct {
-	URL      string        // http://127.0.0.1:8008
+	URLs     []string      // http://127.0.0.1:8008; of several processes of one server each user has one
 	PIDs     []int         // processes to watch, with their children: the server, its database
-	Phases   []string      // names from Phases; empty: all but idle
+	Phases   []string      // names from Phases; empty: those that need no request
 	Duration time.Duration // of each sending phase
 	Idle     int           // clients of the idle phase
 	Members  int           // of the growing room and of the big one
+	Messages int           // of the fill phase
+	Disk     string        // folder on the disk whose fsync is timed; empty: the current one
 	Progress io.Writer     // what is going on, a line each; nil: silent
 }
 
@@ -34,8 +38,9 @@ type Bench struct {
 	password string
 	results  []Result
 
-	mu    sync.Mutex
-	users []*user
+	mu         sync.Mutex
+	users      []*user
+	registered int // how many accounts this run has made
 }
 
 // phase is one measurement.
@@ -43,22 +48,28 @@ type phase struct {
 	name string
 	help string
 	fn   func(b *Bench, ctx context.Context) error
+	only bool // runs only when it is asked for
 }
 
 func phases() []phase {
 	return []phase{
-		{"register", "open registration, 4 at once", (*Bench).phaseRegister},
-		{"login", "m.login.password, 4 at once", (*Bench).phaseLogin},
-		{"rooms", "private rooms made, 8 at once", (*Bench).phaseRooms},
-		{"join", "joins into one room that grows, 16 at once", (*Bench).phaseJoin},
-		{"small", "messages into 50 rooms of 20, 1, 16 and 64 senders", (*Bench).phaseSmall},
-		{"big", "messages into one room of 100, 1, 16 and 64 senders", (*Bench).phaseBig},
-		{"rate", "500 messages a second offered, 50 rooms of 20", (*Bench).phaseRate},
-		{"delivery", "10 rooms of 20, 190 long polls, 20 messages a second", (*Bench).phaseDelivery},
-		{"crowd", "one room with all members in a long poll, 1 message a second", (*Bench).phaseCrowd},
-		{"receipts", "one room of 500 where every reader polls, sends receipts and has a pusher, 5 messages a second", (*Bench).phaseReceipts},
-		{"initial", "initial sync of an account in 200 rooms, and incremental ones", (*Bench).phaseInitial},
-		{"idle", "idle long polls", (*Bench).phaseIdle},
+		{name: "register", help: "open registration, 4 at once", fn: (*Bench).phaseRegister},
+		{name: "login", help: "m.login.password, 4 at once", fn: (*Bench).phaseLogin},
+		{name: "rooms", help: "private rooms made, 8 at once", fn: (*Bench).phaseRooms},
+		{name: "join", help: "joins into one room that grows, 16 at once", fn: (*Bench).phaseJoin},
+		{name: "small", help: "messages into 50 rooms of 20, 1, 16 and 64 senders", fn: (*Bench).phaseSmall},
+		{name: "big", help: "messages into one room of 100, 1, 16 and 64 senders", fn: (*Bench).phaseBig},
+		{name: "rate", help: "500 messages a second offered, 50 rooms of 20", fn: (*Bench).phaseRate},
+		{name: "delivery", help: "10 rooms of 20, 190 long polls, 20 messages a second", fn: (*Bench).phaseDelivery},
+		{name: "crowd", help: "one room with all members in a long poll, 1 message a second", fn: (*Bench).phaseCrowd},
+		{name: "receipts", help: "one room of 500 where every reader polls, sends receipts and has a pusher, 5 messages a second", fn: (*Bench).phaseReceipts},
+		{name: "initial", help: "initial sync of an account in 200 rooms, and incremental ones", fn: (*Bench).phaseInitial},
+		{name: "idle", help: "idle long polls", fn: (*Bench).phaseIdle, only: true},
+		{name: "fill", help: "a number of messages into 50 rooms of 20, to see what they take on the disk", fn: (*Bench).phaseFill, only: true},
+		{name: "stuck", help: "what others feel of 200 clients that never read the answer to their sync", fn: (*Bench).phaseStuck, only: true},
+		{name: "reconnect", help: "what others feel of 1,000 clients whose connections end and that come back at once", fn: (*Bench).phaseReconnect, only: true},
+		{name: "large", help: "what others feel of a lively room of 5,000", fn: (*Bench).phaseLarge, only: true},
+		{name: "many", help: "what others feel of an account in 5,000 rooms that syncs", fn: (*Bench).phaseMany, only: true},
 	}
 }
 
@@ -73,12 +84,8 @@ func Phases() [][2]string {
 
 // Run measures, and returns what was measured up to an error.
 func Run(ctx context.Context, cfg Config) ([]Result, error) {
-	u, err := url.Parse(cfg.URL)
-	if err != nil || u.Host == "" {
-		return nil, fmt.Errorf("%q is no address of a server, such as http://127.0.0.1:8008", cfg.URL)
-	}
-	if h := u.Hostname(); h != "localhost" && h != "127.0.0.1" && h != "::1" {
-		return nil, fmt.Errorf("the load goes only to this machine: use 127.0.0.1, not %s", h)
+	if err := checkURLs(cfg.URLs); err != nil {
+		return nil, err
 	}
 	var suffix [4]byte
 	_, _ = rand.Read(suffix[:]) // never fails
@@ -89,7 +96,7 @@ func Run(ctx context.Context, cfg Config) ([]Result, error) {
 	want := cfg.Phases
 	if len(want) == 0 {
 		for _, p := range phases() {
-			if p.name != "idle" {
+			if !p.only {
 				want = append(want, p.name)
 			}
 		}
@@ -103,6 +110,9 @@ func Run(ctx context.Context, cfg Config) ([]Result, error) {
 			return nil, fmt.Errorf("there is no phase %q", w)
 		}
 	}
+	if err := b.timeFsync(); err != nil {
+		return nil, err
+	}
 	for _, p := range phases() {
 		if !slices.Contains(want, p.name) {
 			continue
@@ -113,6 +123,52 @@ func Run(ctx context.Context, cfg Config) ([]Result, error) {
 		}
 	}
 	return b.results, nil
+}
+
+func checkURLs(list []string) error {
+	if len(list) == 0 {
+		return errors.New("the address of a server is needed, such as http://127.0.0.1:8008")
+	}
+	for _, s := range list {
+		u, err := url.Parse(s)
+		if err != nil || u.Host == "" {
+			return fmt.Errorf("%q is no address of a server, such as http://127.0.0.1:8008", s)
+		}
+		if h := u.Hostname(); h != "localhost" && h != "127.0.0.1" && h != "::1" {
+			return fmt.Errorf("the load goes only to this machine: use 127.0.0.1, not %s", h)
+		}
+	}
+	return nil
+}
+
+// timeFsync measures what a commit costs on this disk at least: 4 KiB appended and written through.
+func (b *Bench) timeFsync() (err error) {
+	f, err := os.CreateTemp(cmp.Or(b.Disk, "."), "moothall-bench-*")
+	if err != nil {
+		return fmt.Errorf("time the disk's fsync (--disk names another folder): %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	block := make([]byte, 4096)
+	took := make([]time.Duration, 100)
+	for i := range took {
+		start := time.Now()
+		if _, err := f.Write(block); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+		took[i] = time.Since(start)
+	}
+	res := Result{Phase: "fsync of 4 KiB", Operations: len(took)}
+	for _, d := range took {
+		res.Seconds += d.Seconds()
+	}
+	res.PerSecond = float64(len(took)) / res.Seconds
+	res.latencies(took)
+	b.results = append(b.results, res)
+	b.say("fsync of 4 KiB: p50 %.2f ms, p99 %.2f ms", res.P50, res.P99)
+	return nil
 }
 
 func (b *Bench) say(format string, args ...any) {
@@ -141,6 +197,14 @@ func (r *recorder) add(d time.Duration, err error) {
 		return
 	}
 	r.took = append(r.took, d)
+}
+
+// percentile is in milliseconds.
+func (r *recorder) percentile(p float64) float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	slices.Sort(r.took)
+	return percentile(r.took, p)
 }
 
 // measured runs fn as a phase and appends its result.

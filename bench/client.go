@@ -27,6 +27,8 @@ func transport() *http.Transport {
 // user is a signed-in account.
 type user struct {
 	b     *Bench
+	url   string // of the process that this user speaks to
+	via   *http.Client
 	id    string
 	token string
 	since string
@@ -37,7 +39,7 @@ type user struct {
 
 // alone is the same account for another goroutine.
 func (u *user) alone() *user {
-	return &user{b: u.b, id: u.id, token: u.token, since: u.since, txn: u.txn}
+	return &user{b: u.b, url: u.url, via: u.via, id: u.id, token: u.token, since: u.since, txn: u.txn}
 }
 
 // statusError is an answer other than 200.
@@ -50,28 +52,28 @@ type statusError struct {
 func (e *statusError) Error() string { return fmt.Sprintf("%d %.200s", e.status, e.body) }
 
 // call sends one request and reads the whole answer.
-func (b *Bench) call(ctx context.Context, method, path, token string, body []byte) ([]byte, error) {
-	return b.callInto(ctx, method, path, token, body, nil)
+func (u *user) call(ctx context.Context, method, path string, body []byte) ([]byte, error) {
+	return u.callInto(ctx, method, path, body, nil)
 }
 
 // callInto is call with room for the answer: readers of many large answers would otherwise measure this program's own
 // garbage collector.
-func (b *Bench) callInto(ctx context.Context, method, path, token string, body []byte, into *bytes.Buffer) ([]byte, error) {
+func (u *user) callInto(ctx context.Context, method, path string, body []byte, into *bytes.Buffer) ([]byte, error) {
 	var rd io.Reader
 	if body != nil {
 		rd = bytes.NewReader(body)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, b.URL+path, rd)
+	req, err := http.NewRequestWithContext(ctx, method, u.url+path, rd)
 	if err != nil {
 		return nil, err
 	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
+	if u.token != "" {
+		req.Header.Set("Authorization", "Bearer "+u.token)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := b.http.Do(req)
+	resp, err := u.via.Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -110,34 +112,39 @@ func object(kv ...any) []byte {
 
 // register makes an account by open registration (m.login.dummy).
 func (b *Bench) register(ctx context.Context, name string) (*user, error) {
-	out, err := b.call(ctx, "POST", "/_matrix/client/v3/register", "",
+	b.mu.Lock()
+	u := &user{b: b, via: b.http, url: b.URLs[b.registered%len(b.URLs)]}
+	b.registered++
+	b.mu.Unlock()
+	out, err := u.call(ctx, "POST", "/_matrix/client/v3/register",
 		object("username", name, "password", b.password, "auth", map[string]string{"type": "m.login.dummy"}))
 	if err != nil {
 		return nil, fmt.Errorf("register %s (the server must allow open registration by m.login.dummy): %w", name, err)
 	}
-	return &user{b: b, id: gjson.GetBytes(out, "user_id").Str, token: gjson.GetBytes(out, "access_token").Str}, nil
+	u.id, u.token = gjson.GetBytes(out, "user_id").Str, gjson.GetBytes(out, "access_token").Str
+	return u, nil
 }
 
 func (u *user) createRoom(ctx context.Context, preset string) (string, error) {
-	out, err := u.b.call(ctx, "POST", "/_matrix/client/v3/createRoom", u.token, object("preset", preset))
+	out, err := u.call(ctx, "POST", "/_matrix/client/v3/createRoom", object("preset", preset))
 	return gjson.GetBytes(out, "room_id").Str, err
 }
 
 func (u *user) join(ctx context.Context, room string) error {
-	_, err := u.b.call(ctx, "POST", "/_matrix/client/v3/join/"+url.PathEscape(room), u.token, []byte("{}"))
+	_, err := u.call(ctx, "POST", "/_matrix/client/v3/join/"+url.PathEscape(room), []byte("{}"))
 	return err
 }
 
 // send sends a text and returns its event id. Each user is used by one goroutine at a time.
 func (u *user) send(ctx context.Context, room, text string) (string, error) {
 	u.txn++
-	out, err := u.b.call(ctx, "PUT", "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/b"+strconv.Itoa(u.txn), u.token,
+	out, err := u.call(ctx, "PUT", "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/b"+strconv.Itoa(u.txn),
 		object("msgtype", "m.text", "body", text))
 	return gjson.GetBytes(out, "event_id").Str, err
 }
 
 func (u *user) receipt(ctx context.Context, room, event string) error {
-	_, err := u.b.call(ctx, "POST", "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/receipt/m.read/"+url.PathEscape(event), u.token, []byte("{}"))
+	_, err := u.call(ctx, "POST", "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/receipt/m.read/"+url.PathEscape(event), []byte("{}"))
 	return err
 }
 
@@ -147,7 +154,7 @@ func (u *user) sync(ctx context.Context, timeout time.Duration) ([]byte, error) 
 	if u.since != "" {
 		q += "&since=" + url.QueryEscape(u.since)
 	}
-	out, err := u.b.callInto(ctx, "GET", "/_matrix/client/v3/sync"+q, u.token, nil, &u.answer)
+	out, err := u.callInto(ctx, "GET", "/_matrix/client/v3/sync"+q, nil, &u.answer)
 	if err != nil {
 		return nil, err
 	}

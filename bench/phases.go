@@ -41,7 +41,7 @@ func (b *Bench) phaseLogin(ctx context.Context) error {
 	return b.measured("login", nil, func(r *recorder) error {
 		return parallel(ctx, 4, len(users), func(ctx context.Context, i int) error {
 			start := time.Now()
-			_, err := b.call(ctx, "POST", "/_matrix/client/v3/login", "", object("type", "m.login.password",
+			_, err := users[i].call(ctx, "POST", "/_matrix/client/v3/login", object("type", "m.login.password",
 				"identifier", map[string]string{"type": "m.id.user", "user": users[i].id}, "password", b.password))
 			r.add(time.Since(start), err)
 			return nil
@@ -160,22 +160,11 @@ func (b *Bench) phaseBig(ctx context.Context) error {
 	return nil
 }
 
-// offered sends at a fixed rate whatever the answers take; the time of a message runs from when it was due.
+// offered sends at a fixed rate for the phase's time, whatever the answers take.
 func (b *Bench) offered(ctx context.Context, perSecond int, each func(i int, due time.Time)) {
 	ctx, cancel := context.WithTimeout(ctx, b.Duration)
 	defer cancel()
-	var wg sync.WaitGroup
-	start := time.Now()
-	for i := 0; ; i++ {
-		due := start.Add(time.Duration(i) * time.Second / time.Duration(perSecond))
-		select {
-		case <-ctx.Done():
-			wg.Wait()
-			return
-		case <-time.After(time.Until(due)):
-		}
-		wg.Go(func() { each(i, due) })
-	}
+	b.steady(ctx, perSecond, each)
 }
 
 func (b *Bench) phaseRate(ctx context.Context) error {

@@ -65,7 +65,7 @@ func (b *Bench) phaseReceipts(ctx context.Context) error {
 	}
 	defer func() { _ = g.server.Close() }()
 	err = parallel(ctx, 8, size-1, func(ctx context.Context, i int) error {
-		_, err := b.call(ctx, "POST", "/_matrix/client/v3/pushers/set", users[i+1].token, object("kind", "http", "app_id", "bench", "pushkey", users[i+1].id,
+		_, err := users[i+1].call(ctx, "POST", "/_matrix/client/v3/pushers/set", object("kind", "http", "app_id", "bench", "pushkey", users[i+1].id,
 			"app_display_name", "bench", "device_display_name", "bench", "lang", "en", "append", true, "data", map[string]string{"url": g.url, "format": "event_id_only"}))
 		return err
 	})

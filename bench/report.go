@@ -71,6 +71,13 @@ func WriteTable(w io.Writer, results []Result) error {
 		for _, k := range keys {
 			fmt.Fprintf(&b, "    %s: %.3f\n", k, r.Extra[k])
 		}
+		if len(r.CPU) > 1 && r.Operations > 0 {
+			b.WriteString("    CPU s/1000 of each --pid:")
+			for _, c := range r.CPU {
+				fmt.Fprintf(&b, " %.3f", 1000*c/float64(r.Operations))
+			}
+			b.WriteString("\n")
+		}
 		if r.FirstError != "" {
 			fmt.Fprintf(&b, "    first error: %s\n", r.FirstError)
 		}
