@@ -2,6 +2,7 @@ package homeserver
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 
 	"maunium.net/go/mautrix/id"
@@ -94,9 +95,24 @@ func (s *Server) factorGroups(ctx context.Context, user id.UserID) ([]string, er
 	return out, err
 }
 
-// ResetFactors takes all second factors from a user who has lost them.
-func (s *Server) ResetFactors(ctx context.Context, user id.UserID) (int, error) {
-	return s.factors.Reset(ctx, user)
+// ResetFactors takes all second factors from a user who has lost them, from the command line, and returns how many there were.
+func ResetFactors(ctx context.Context, cfg Config, log *slog.Logger, name string) (id.UserID, int, error) {
+	var user id.UserID
+	n := 0
+	err := withAccounts(ctx, cfg, log, func(ctx context.Context, a *account.Accounts) error {
+		local, err := a.Localpart(name)
+		if err != nil {
+			return err
+		}
+		user = a.UserID(local)
+		f, err := factor.New(factor.Deps{Store: a.Store, ServerName: cfg.ServerName, PublicURL: cfg.PublicURL, Logger: log, Config: cfg.FactorConfig()})
+		if err != nil {
+			return err
+		}
+		n, err = f.Reset(ctx, user)
+		return err
+	})
+	return user, n, err
 }
 
 // parseIP is the zero Addr for what is no address.

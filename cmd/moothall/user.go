@@ -15,13 +15,17 @@ import (
 )
 
 type userCmd struct {
+	Role        userRoleCmd        `cmd:"" help:"Show an account's roles, or give or take one."`
 	Create      userCreateCmd      `cmd:"" help:"Make an account."`
 	SetPassword userSetPasswordCmd `cmd:"" name:"set-password" help:"Give an account a new password and end its sessions."`
+
+	ResetFactors userResetFactorsCmd `cmd:"" name:"reset-factors" help:"Take all second factors from an account whose user has lost them."`
 }
 
 type userCreateCmd struct {
 	Name          string `arg:"" help:"Username, such as alice."`
 	Admin         bool   `help:"Make the account an administrator of the server."`
+	MustChange    bool   `name:"must-change" help:"The user has to choose another password before the first sign-in."`
 	PasswordStdin bool   `name:"password-stdin" help:"Read the password from standard input instead of asking."`
 }
 
@@ -35,7 +39,7 @@ func (u userCreateCmd) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	user, err := homeserver.CreateUser(ctx, cfg, log, u.Name, password, u.Admin)
+	user, err := homeserver.CreateUser(ctx, cfg, log, u.Name, password, u.Admin, u.MustChange)
 	if err != nil {
 		return err
 	}
@@ -45,6 +49,7 @@ func (u userCreateCmd) Run(ctx context.Context, c *cli) error {
 
 type userSetPasswordCmd struct {
 	Name          string `arg:"" help:"Username, such as alice."`
+	MustChange    bool   `name:"must-change" help:"The user has to choose another password at the next sign-in."`
 	PasswordStdin bool   `name:"password-stdin" help:"Read the password from standard input instead of asking."`
 }
 
@@ -58,11 +63,35 @@ func (u userSetPasswordCmd) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	user, err := homeserver.SetPassword(ctx, cfg, log, u.Name, password)
+	user, err := homeserver.SetPassword(ctx, cfg, log, u.Name, password, u.MustChange)
 	if err != nil {
 		return err
 	}
 	fmt.Println(user)
+	return nil
+}
+
+type userRoleCmd struct {
+	Name string `arg:"" help:"Username, such as alice."`
+	Role string `arg:"" optional:"" help:"admin, security, auditor or compliance. Without it the account's roles are shown."`
+	Off  bool   `help:"Take the role away."`
+}
+
+// Run is called by kong.
+func (u userRoleCmd) Run(ctx context.Context, c *cli) error {
+	cfg, log, err := c.load()
+	if err != nil {
+		return err
+	}
+	user, roles, err := homeserver.SetRole(ctx, cfg, log, u.Name, u.Role, !u.Off)
+	if err != nil {
+		return err
+	}
+	names := make([]string, len(roles))
+	for i, r := range roles {
+		names[i] = string(r)
+	}
+	fmt.Println(user, strings.Join(names, " "))
 	return nil
 }
 

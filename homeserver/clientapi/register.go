@@ -61,6 +61,12 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 	if req.Password == nil {
 		return mxerr.MissingParam("'password' is required")
 	}
+	if a.Accounts.Gate != nil && !req.InhibitLogin {
+		// Whoever would owe a second factor registers in the browser, where it can be enrolled.
+		if err := a.Accounts.Gate(r.Context(), a.Accounts.UserID(localpart), account.WayRegistration, nil, web.ClientIP(r).String()); err != nil {
+			return err
+		}
+	}
 	u, err := a.Accounts.CreateUser(r.Context(), account.NewUser{Localpart: localpart, Password: *req.Password, Approval: &approval})
 	if err != nil {
 		return a.beginAgain(r.Context(), approval, flows, err)
@@ -100,7 +106,11 @@ func (a *API) checkRegistration(r *http.Request, req registerRequest) (string, e
 		return "", err
 	}
 	if req.Password != nil {
-		if err := a.Accounts.ValidatePassword(*req.Password); err != nil {
+		var names []string
+		if req.Username != nil {
+			names = append(names, *req.Username)
+		}
+		if err := a.Accounts.ValidatePasswordFor(*req.Password, names...); err != nil {
 			return "", err
 		}
 	}
