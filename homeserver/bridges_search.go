@@ -3,10 +3,12 @@ package homeserver
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/moothall/moothall/homeserver/clientapi"
 	"github.com/moothall/moothall/search"
 	"github.com/moothall/moothall/search/bleve"
+	"github.com/moothall/moothall/search/elastic"
 )
 
 // buildSearch makes search; nil where it is switched off.
@@ -17,10 +19,32 @@ func (s *Server) buildSearch() (*search.Search, error) {
 		return nil, nil
 	case EngineBleve:
 		d.Index, d.Private = bleve.New(s.cfg.SearchDir(), s.log), true
+	case EngineElastic:
+		index, err := s.cfg.Search.Elasticsearch.open()
+		if err != nil {
+			return nil, fmt.Errorf("search.elasticsearch: %w", err)
+		}
+		d.Index = index
 	default:
 		return nil, fmt.Errorf("search.engine: there is no engine %s", engine)
 	}
 	return search.New(d), nil
+}
+
+// open makes the client of the cluster.
+func (e *Elasticsearch) open() (*elastic.Index, error) {
+	cfg := elastic.Config{
+		URLs: e.nodes(), APIKey: string(e.APIKey), Username: e.Username, Password: string(e.Password),
+		Prefix: e.Prefix, Shards: e.Shards, Replicas: e.Replicas,
+	}
+	if e.CAFile != "" {
+		pem, err := os.ReadFile(e.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("ca_file: %w", err)
+		}
+		cfg.CA = pem
+	}
+	return elastic.New(cfg)
 }
 
 // searchFunc is what the client API searches with; nil where search is switched off.

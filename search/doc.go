@@ -189,7 +189,7 @@ type family struct {
 // build makes the documents of some events anew, and of all that they change: an edit changes the message it replaces, a
 // redaction its target. It reads everything in one snapshot, so that its result depends on nothing but the database.
 func (b *builder) build(_ context.Context, tx *store.Tx, rows []*store.Event, pos int64) (*Batch, []store.WantedFile, error) {
-	j := &job{tx: tx, pos: pos, rows: map[int64]*version{}, families: map[string]*family{}, files: map[string]string{}}
+	j := &job{batch: Batch{Version: pos}, tx: tx, pos: pos, rows: map[int64]*version{}, families: map[string]*family{}, files: map[string]string{}}
 	if err := j.read(rows); err != nil {
 		return nil, nil, err
 	}

@@ -57,8 +57,9 @@ type Doc struct {
 
 // Batch is written as one. Documents replace those of the same id.
 type Batch struct {
-	Docs   []Doc
-	Delete []string // ids
+	Docs    []Doc
+	Delete  []string // ids
+	Version int64    // of the deletions, as in Doc; 0: whatever is there goes
 }
 
 // State is how far a generation is. It is kept in the engine, beside the documents that it speaks of.
@@ -104,6 +105,7 @@ type Query struct {
 	Oldest     bool     // oldest first
 	Limit      int      // 0: only totals and facets
 	Facets     []Facet
+	Exact      bool // count all hits, whatever it takes
 }
 
 // Facet asks for the most frequent values of a field among all hits.

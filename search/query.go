@@ -13,6 +13,7 @@ const (
 	MaxTerm  = 1000 // characters of a whole query
 	MaxTerms = 32   // words and phrases
 	maxGrams = 40   // grams looked up for one word or phrase
+	allGrams = 12   // characters up to which every gram is looked up; of more every third one
 )
 
 // The fields of tokens.
@@ -199,11 +200,8 @@ func grams(s string) Expr {
 	n := len(at) - 1
 	size := min(n, 3)
 	step := 1
-	if n-size+1 > maxGrams {
-		step = 3
-		if n/step > maxGrams {
-			step = n/maxGrams + 1
-		}
+	if n > allGrams {
+		step = max(3, n/maxGrams+1)
 	}
 	var all []Expr
 	seen := map[string]bool{}
