@@ -2,7 +2,10 @@ package upstream
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
+	"slices"
+	"strings"
 
 	"maunium.net/go/mautrix/id"
 
@@ -28,16 +31,48 @@ func (p *Providers) remember(ctx context.Context, i Identity, u store.UpstreamSe
 // RememberDevice notes that somebody signed in to a browser opened the session of a device there. A browser that came in
 // another way than a provider leaves nothing to note.
 func (p *Providers) RememberDevice(ctx context.Context, browser string, user id.UserID, device id.DeviceID) error {
+	return p.copyBrowser(ctx, browser, user, func(u *store.UpstreamSession) { u.Device, u.Browser = device, "" })
+}
+
+// RememberToken notes that a browser's session made a token that signs in a client (m.login.token).
+func (p *Providers) RememberToken(ctx context.Context, browser string, user id.UserID, token string) error {
+	return p.copyBrowser(ctx, browser, user, func(u *store.UpstreamSession) { u.Browser = tokenName(token) })
+}
+
+// TokenUsed notes which device such a token has signed in.
+func (p *Providers) TokenUsed(ctx context.Context, token string, user id.UserID, device id.DeviceID) error {
+	return p.RememberDevice(ctx, tokenName(token), user, device)
+}
+
+// tokenPrefix marks notes of tokens among those of browsers.
+const tokenPrefix = "token:"
+
+func tokenName(token string) string {
+	h := store.HashToken(token)
+	return tokenPrefix + hex.EncodeToString(h[:])
+}
+
+// copyBrowser notes of something else what is noted of a browser.
+func (p *Providers) copyBrowser(ctx context.Context, browser string, user id.UserID, change func(u *store.UpstreamSession)) error {
+	var list []store.UpstreamSession
+	read := func(tx *store.Tx) error {
+		var err error
+		list, err = tx.UpstreamBrowser(browser)
+		return err
+	}
+	if err := p.Store.Read(ctx, read); err != nil || len(list) == 0 {
+		return err
+	}
 	return p.Store.Write(ctx, func(tx *store.Tx) error {
-		list, err := tx.UpstreamBrowser(browser)
-		if err != nil {
+		if err := read(tx); err != nil { // it may have ended meanwhile
 			return err
 		}
 		for _, u := range list {
 			if u.User != user {
 				continue
 			}
-			u.Device, u.Browser, u.IDToken, u.Created = device, "", nil, p.Clock().UnixMilli()
+			change(&u)
+			u.IDToken, u.Created = nil, p.Clock().UnixMilli()
 			if err := tx.PutUpstreamSession(u); err != nil {
 				return err
 			}
@@ -94,23 +129,28 @@ func (p *Providers) endUpstream(ctx context.Context, e *entry, subject, sid stri
 	if err != nil {
 		return err
 	}
+	if sid != "" && subject != "" {
+		// The token names both: somebody else's session is none of its business.
+		list = slices.DeleteFunc(list, func(u store.UpstreamSession) bool { return u.Subject != subject })
+	}
 	devices := map[id.UserID][]id.DeviceID{}
 	var browsers []string
 	for _, u := range list {
-		if sid != "" && subject != "" && u.Subject != subject {
-			continue // the token names both: somebody else's session is none of its business
-		}
-		if u.Device != "" {
+		switch {
+		case u.Device != "":
 			devices[u.User] = append(devices[u.User], u.Device)
-		} else {
+		case !strings.HasPrefix(u.Browser, tokenPrefix):
 			browsers = append(browsers, u.Browser)
 		}
 	}
-	// Browsers first: one of them could open another session.
+	// What could open another session goes first.
 	if len(browsers) > 0 && p.EndBrowsers != nil {
 		if err := p.EndBrowsers(ctx, browsers); err != nil {
 			return fmt.Errorf("end the sessions of browsers: %w", err)
 		}
+	}
+	if err := p.endTokens(ctx, list); err != nil {
+		return err
 	}
 	for user, d := range devices {
 		if err := p.Accounts.EndSessions(ctx, user, account.Ending{Devices: d, Soft: e.cfg.OnLogout == LogoutSoft}); err != nil {
@@ -118,5 +158,30 @@ func (p *Providers) endUpstream(ctx context.Context, e *entry, subject, sid stri
 		}
 		p.Logger.Info("sessions ended by the identity provider", "provider", e.cfg.ID, "user_id", user, "devices", len(d))
 	}
-	return nil
+	// A device that signs in again has another session at the provider, or none.
+	return p.Store.Write(ctx, func(tx *store.Tx) error {
+		for _, u := range list {
+			if err := tx.DeleteUpstreamSession(u.User, u.Device, u.Browser); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// endTokens takes back login tokens that nobody has used yet.
+func (p *Providers) endTokens(ctx context.Context, list []store.UpstreamSession) error {
+	if !slices.ContainsFunc(list, func(u store.UpstreamSession) bool { return strings.HasPrefix(u.Browser, tokenPrefix) }) {
+		return nil
+	}
+	return p.Store.Write(ctx, func(tx *store.Tx) error {
+		for _, u := range list {
+			if strings.HasPrefix(u.Browser, tokenPrefix) {
+				if err := tx.DeleteLoginTokens(u.User); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
