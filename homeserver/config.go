@@ -28,6 +28,8 @@ type Config struct {
 	Registration Registration `yaml:"registration"`
 	Passwords    Passwords    `yaml:"passwords"`
 	Sessions     Sessions     `yaml:"sessions"`
+	Accounts     Accounts     `yaml:"accounts"`
+	Audit        Audit        `yaml:"audit"`
 	Email        Email        `yaml:"email"`
 	Branding     Branding     `yaml:"branding"`
 	SSO          SSO          `yaml:"sso"`
@@ -40,8 +42,10 @@ type Config struct {
 	WellKnown    WellKnown    `yaml:"well_known"`
 	Outgoing     Outgoing     `yaml:"outgoing"`
 	People       People       `yaml:"people"`
+	Notices      Notices      `yaml:"server_notices"`
 	Directories  []Directory  `yaml:"directories"`
 	Groups       Groups       `yaml:"groups"`
+	HR           HR           `yaml:"hr"`
 	Search       Search       `yaml:"search"`
 	Log          Log          `yaml:"log"`
 	Metrics      Metrics      `yaml:"metrics"`
@@ -89,8 +93,14 @@ type Registration struct {
 
 // Passwords is for passwords that this server keeps.
 type Passwords struct {
-	MinLength int    `yaml:"min_length"`
-	Argon2    Argon2 `yaml:"argon2"`
+	MinLength        int      `yaml:"min_length"`
+	MinStrength      int      `yaml:"min_strength"`
+	History          int      `yaml:"history"`
+	MaxAge           Duration `yaml:"max_age"` // 0: for ever
+	Lockout          Lockout  `yaml:"lockout"`
+	BcryptPepper     Secret   `yaml:"bcrypt_pepper"`
+	BcryptPepperFile string   `yaml:"bcrypt_pepper_file"`
+	Argon2           Argon2   `yaml:"argon2"`
 }
 
 // Argon2 is the cost of one password hash.
@@ -104,6 +114,8 @@ type Argon2 struct {
 type Sessions struct {
 	AccessTokenLifetime Duration `yaml:"access_token_lifetime"`
 	LoginTokens         bool     `yaml:"login_tokens"`
+	IdleLimit           Duration `yaml:"idle_limit"`     // 0: for ever
+	AbsoluteLimit       Duration `yaml:"absolute_limit"` // 0: for ever
 }
 
 // Email is the mail server by which the server sends mail.
@@ -114,6 +126,7 @@ type Email struct {
 	Password     Secret `yaml:"password"`
 	PasswordFile string `yaml:"password_file"`
 	From         string `yaml:"from"`
+	Language     string `yaml:"language"`
 }
 
 // RateLimits are requests per user, or per address where there is no user.
@@ -196,8 +209,9 @@ func DefaultConfig() Config {
 		Listen:       []Listen{{Address: "127.0.0.1:8008", Serve: []string{ServeClient}}},
 		Database:     Database{MaxConnections: 16},
 		Registration: Registration{Mode: account.RegistrationClosed},
-		Passwords:    Passwords{MinLength: 8, Argon2: Argon2{Memory: 19 << 20, Iterations: 2, Parallelism: 1}},
-		Email:        Email{TLS: "starttls"},
+		Passwords:    defaultPasswords(),
+		Audit:        defaultAudit(),
+		Email:        Email{TLS: "starttls", Language: "en"},
 		SSO:          defaultSSO(),
 		Search:       defaultSearch(),
 		OAuth:        defaultOAuth(),
@@ -218,6 +232,7 @@ func DefaultConfig() Config {
 		TURN:   TURN{TTL: Duration(day)},
 		RTC:    RTC{MaxDelay: Duration(day)},
 		Groups: Groups{ServiceAccount: defaultServiceAccount, ServiceName: "Moothall"},
+		HR:     HR{Localpart: "{{.UserPart}}", Departments: true},
 		Log:    Log{Level: "info", Format: "text"},
 	}
 }
@@ -340,7 +355,7 @@ func (c *Config) StoreConfig() store.Config {
 
 // AccountConfig is the accounts' part.
 func (c *Config) AccountConfig() account.Config {
-	return account.Config{
+	out := account.Config{
 		Registration: account.RegistrationConfig{Mode: c.Registration.Mode, SharedSecret: string(c.Registration.SharedSecret)},
 		Passwords: account.PasswordConfig{MinLength: c.Passwords.MinLength, Argon2: account.Argon2{
 			Time:      uint32(c.Passwords.Argon2.Iterations),
@@ -350,6 +365,8 @@ func (c *Config) AccountConfig() account.Config {
 		Sessions: account.SessionConfig{AccessTokenLifetime: c.Sessions.AccessTokenLifetime.Std(), LoginTokens: c.Sessions.LoginTokens},
 		Email:    account.EmailConfig{Enabled: c.Email.Server != "", Required: c.Registration.RequireEmail},
 	}
+	c.completeAccounts(&out)
+	return out
 }
 
 // MediaConfig is the content repository's part.

@@ -11,12 +11,15 @@ import (
 	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/appservices/hr"
+	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/adminapi"
 	"github.com/moothall/moothall/homeserver/clientapi"
 	"github.com/moothall/moothall/homeserver/clientsync"
 	"github.com/moothall/moothall/homeserver/groups"
 	"github.com/moothall/moothall/homeserver/media"
+	"github.com/moothall/moothall/homeserver/notices"
 	"github.com/moothall/moothall/homeserver/people"
 	"github.com/moothall/moothall/homeserver/push"
 	"github.com/moothall/moothall/homeserver/room"
@@ -38,14 +41,17 @@ type parts struct {
 	profiles  *account.Profiles
 	client    *clientapi.API
 	rtc       *rtc.RTC
+	notices   *notices.Notices
 	admin     *adminapi.API
 	sync      *clientsync.Sync
 	push      *push.Push
 	media     *media.Media
 	outbox    *account.Outbox
+	audit     *audit.Log
 	people    *people.People
 	directory *ldapsync.Sync
 	groups    *groups.Groups
+	hr        *hr.HR
 	search    *search.Search // nil: switched off
 
 	providers *upstream.Providers
@@ -67,9 +73,10 @@ func (s *Server) buildParts() error {
 	if err != nil {
 		return err
 	}
+	s.audit = newAuditLog(&s.cfg, s.store, s.key, s.log)
 	s.outbox = account.NewOutbox(account.OutboxDeps{Store: s.store, Logger: s.log, Send: mailer})
 	s.accounts = account.New(account.Deps{
-		Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Config: s.cfg.AccountConfig(),
+		Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Config: s.cfg.AccountConfig(), Audit: s.audit,
 		OnDeviceDeleted:   []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted, clientsync.DeviceDeleted, upstream.DeviceDeleted, sso.DeviceDeleted},
 		LeaveAllRooms:     s.rooms.LeaveAll,
 		MailQueued:        s.outbox.Kick,
@@ -118,6 +125,9 @@ func (s *Server) buildParts() error {
 	if err != nil {
 		return groupsFault(err)
 	}
+	if s.hr, err = s.newHR(); err != nil {
+		return err
+	}
 	if s.directory, err = s.newDirectory(); err != nil {
 		return err
 	}
@@ -145,7 +155,11 @@ func (s *Server) buildParts() error {
 			Turn: clientapi.TurnConfig{URIs: s.cfg.TURN.URIs, SharedSecret: string(s.cfg.TURN.SharedSecret), Lifetime: s.cfg.TURN.TTL.Std()},
 		},
 	})
+	s.notices = notices.New(notices.Deps{
+		Store: s.store, Rooms: s.rooms, Data: s.data, Profiles: s.profiles, Logger: s.log, Service: s.groups.Service, RoomName: s.cfg.Notices.RoomName,
+	})
 	s.admin = adminapi.New(adminapi.Deps{
+		Notice:     s.notices.Send,
 		ServerName: s.cfg.ServerName, Version: Version(), Store: s.store, Accounts: s.accounts, Profiles: s.profiles, Rooms: s.rooms,
 		Audit: s.accounts.Audit, Logger: s.log, DropContents: s.media.DropContents,
 	})
@@ -154,7 +168,7 @@ func (s *Server) buildParts() error {
 
 // partRoutes are the tables of the features.
 func (s *Server) partRoutes() [][]web.Route {
-	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.rtc.Routes(), s.providers.Routes(), s.sso.Routes(), s.directory.Routes()}
+	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.rtc.Routes(), s.providers.Routes(), s.sso.Routes(), s.directory.Routes(), s.hr.Routes()}
 }
 
 // listenersOfLog are the parts that follow the log in this process, rooms first: whoever is woken later finds them up to date.
@@ -166,7 +180,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.people.Run, s.groups.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.audit.Run, s.people.Run, s.groups.Run, s.hr.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch} {
 		g.Go(func() error { return run(ctx) })
 	}
 }

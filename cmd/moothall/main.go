@@ -27,7 +27,9 @@ type cli struct {
 	Serve     serveCmd     `cmd:"" help:"Run the homeserver."`
 	ConfigCmd configCmd    `cmd:"" name:"config" help:"Look at the configuration."`
 	User      userCmd      `cmd:"" help:"Manage accounts."`
+	HR        hrCmd        `cmd:"" name:"hr" help:"Manage what HR systems may do."`
 	Directory directoryCmd `cmd:"" help:"Look after the company's directories (LDAP, Active Directory)."`
+	Audit     auditCmd     `cmd:"" help:"Read and verify the audit log."`
 	Backup    backupCmd    `cmd:"" help:"Write a backup of database, media and keys, while the server runs or not."`
 	Restore   restoreCmd   `cmd:"" help:"Bring a backup back into an empty database and media directory."`
 	Bench     benchCmd     `cmd:"" help:"Measure a homeserver on this machine through its client-server API."`

@@ -7,6 +7,8 @@ package groups
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -149,6 +151,61 @@ func (g *Groups) Edit(ctx context.Context, source, externalID string, fn func(tx
 		g.wake()
 	}
 	return err
+}
+
+// AddTo puts users into a group in the caller's transaction; a group that is not there is made. Wake comes after it.
+func (g *Groups) AddTo(tx *store.Tx, x Group, users []id.UserID) error {
+	row, found, err := tx.LockCompanyGroup(x.Source, x.ExternalID)
+	switch {
+	case err != nil:
+		return err
+	case found && !row.Gone:
+		err = tx.TouchCompanyGroup(x.Source, x.ExternalID)
+	default:
+		x.Nested = nil
+		err = writeOwn(tx, &x, row)
+	}
+	if err != nil {
+		return err
+	}
+	return tx.AddCompanyGroupMembers(x.Source, x.ExternalID, users)
+}
+
+// RemoveFrom takes users out of a group in the caller's transaction. Wake comes after it.
+func (g *Groups) RemoveFrom(tx *store.Tx, source, externalID string, users []id.UserID) error {
+	if err := tx.TouchCompanyGroup(source, externalID); err != nil {
+		return err
+	}
+	return tx.RemoveCompanyGroupMembers(source, externalID, users)
+}
+
+// Wake makes rooms follow what was written by AddTo and RemoveFrom.
+func (g *Groups) Wake() { g.wake() }
+
+// Members lists who is in a group: by name, by nested groups, by units below.
+func (g *Groups) Members(ctx context.Context, source, externalID string) ([]id.UserID, bool, error) {
+	gr, err := g.load(ctx)
+	r := ref{source, externalID}
+	if err != nil || gr.groups[r] == nil || gr.groups[r].Gone {
+		return nil, false, err
+	}
+	return slices.Sorted(maps.Keys(gr.members(r, false))), true, nil
+}
+
+// RoomsOf lists the rooms and spaces of one group.
+func (g *Groups) RoomsOf(ctx context.Context, source, externalID string) ([]id.RoomID, error) {
+	var out []id.RoomID
+	err := g.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
+		out = nil
+		rows, err := tx.GroupRooms()
+		for _, r := range rows {
+			if r.Source == source && r.ID == externalID && r.RoomID != "" {
+				out = append(out, r.RoomID)
+			}
+		}
+		return err
+	})
+	return out, err
 }
 
 // Find reads one group, as its source told of it last.

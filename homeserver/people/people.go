@@ -73,6 +73,9 @@ type Person struct {
 	Photo          []byte
 	Active         bool
 	Attributes     map[string]string // further profile fields by their Matrix names
+
+	// With is called in the transaction that makes the account, for what is to come with it; it announces nothing.
+	With func(tx *store.Tx, user id.UserID) error
 }
 
 // Change is what Upsert did.
@@ -221,6 +224,11 @@ func (p *People) create(ctx context.Context, person Person) (id.UserID, Change, 
 			}
 			if warnings, err = setEmail(tx, user, "", now.Email, ms); err != nil {
 				return err
+			}
+			if person.With != nil {
+				if err := person.With(tx, user); err != nil {
+					return err
+				}
 			}
 			return p.note(ctx, tx, act{person: &person, user: user, what: "created", after: now})
 		},
