@@ -36,7 +36,7 @@ func (s *Server) clientSSO() *clientapi.SSODeps {
 		Proofs: func(ctx context.Context, who *web.Identity, operation string) ([]string, error) {
 			return s.sso.Proofs(ctx, who.UserID, who.DeviceID, operation)
 		},
-		ApprovalURL: s.sso.ApprovalURL,
+		ApprovalURL: s.sso.ApprovalURL, TokenUsed: s.providers.TokenUsed,
 	}
 }
 

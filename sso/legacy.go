@@ -191,6 +191,11 @@ func (s *SSO) loginLink(r *http.Request, b *Browser, target string) (string, err
 	if err != nil {
 		return "", err
 	}
+	if s.Providers != nil {
+		if err := s.Providers.RememberToken(ctx, b.ID, b.User, token); err != nil {
+			return "", err
+		}
+	}
 	u, err := url.Parse(target)
 	if err != nil {
 		return "", err

@@ -176,7 +176,9 @@ func (s *SSO) signOut(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	provider := ""
 	if b != nil {
+		provider = s.signOutAtProvider(r, b)
 		err := s.Store.Write(r.Context(), func(tx *store.Tx) error {
 			if _, err := tx.DeleteSSOBrowser(b.ID); err != nil {
 				return err
@@ -194,5 +196,21 @@ func (s *SSO) signOut(w http.ResponseWriter, r *http.Request) error {
 		}
 		return goTo(w, r, PathSignIn+"?choose=1")
 	}
+	if provider != "" {
+		return s.pages.Render(w, r, http.StatusOK, "signedout", provider)
+	}
 	return goTo(w, r, PathSignOut)
+}
+
+// signOutAtProvider is where the browser ends the identity provider's session too, which would sign it in again at a click; ""
+// where there is none or the provider does not answer.
+func (s *SSO) signOutAtProvider(r *http.Request, b *Browser) string {
+	if s.Providers == nil {
+		return ""
+	}
+	target, err := s.Providers.LogoutURL(r.Context(), b.ID, s.PublicURL+PathSignOut, "")
+	if err != nil {
+		s.Logger.Warn("the identity provider's sign-out", "error", err)
+	}
+	return target
 }

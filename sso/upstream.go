@@ -45,7 +45,7 @@ func (s *SSO) beginUpstream(w http.ResponseWriter, r *http.Request) error {
 	provider := web.PathParam(r, "provider")
 	target, kept, err := s.Providers.Begin(r.Context(), provider, p)
 	if err != nil {
-		return err
+		return s.upstreamFailed(w, r, provider, err)
 	}
 	a.Provider, a.State, a.Kept = provider, p.State, kept
 	if err := s.save(r, a); err != nil {
@@ -82,7 +82,9 @@ func (s *SSO) upstreamFailed(w http.ResponseWriter, r *http.Request, provider st
 		return err
 	}
 	info, _ := s.Providers.Get(provider, s.Kit.Lang(r))
-	return s.pages.Render(w, r, e.Status, "upstream_failed", struct{ Provider, Name, Message string }{provider, info.Name, e.Message})
+	return s.pages.Render(w, r, e.Status, "upstream_failed", struct{ Provider, Name, Reason, Message string }{
+		provider, info.Name, string(upstream.ReasonOf(err)), e.Message,
+	})
 }
 
 // signInByProvider goes on with who the provider says it is: an account that exists, one that is made now, or one whose

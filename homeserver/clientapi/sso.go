@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 
+	"maunium.net/go/mautrix/id"
+
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/web"
 )
@@ -34,8 +36,24 @@ type SSODeps struct {
 	Passwords bool
 	// Proofs lists the stages of user-interactive authentication of which one confirms an operation.
 	Proofs func(ctx context.Context, who *web.Identity, operation string) ([]string, error)
+	// TokenUsed is told which device a login token has signed in; nil: nobody wants to know.
+	TokenUsed func(ctx context.Context, token string, user id.UserID, device id.DeviceID) error
 	// ApprovalURL is where a person confirms what an authentication session is about (m.oauth).
 	ApprovalURL func(session string) string
+}
+
+// signInByToken is signIn with a login token, which may come from a browser whose session somebody can end.
+func (a *API) signInByToken(w http.ResponseWriter, r *http.Request, user id.UserID, in account.SignIn, token string) error {
+	device, tokens, err := a.Accounts.SignIn(r.Context(), user, in)
+	if err != nil {
+		return err
+	}
+	if a.SSO != nil && a.SSO.TokenUsed != nil {
+		if err := a.SSO.TokenUsed(r.Context(), token, user, device); err != nil {
+			return err
+		}
+	}
+	return web.WriteJSON(w, newLoginResponse(user, device, tokens))
 }
 
 type ssoFlow struct {
