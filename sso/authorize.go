@@ -197,8 +197,8 @@ type consentData struct {
 	User                   id.UserID
 	Device                 id.DeviceID
 	Known                  bool   // the user has a device of this id
-	Query                  string // of the request, for the forms
-	Return                 string // the same as a path of ours
+	Action                 string // of the form, with the request
+	Return                 string // the request as a path of ours
 }
 
 // authorize handles GET /oauth2/authorize. The request lies in the address alone and is read again when the person agrees.
@@ -229,7 +229,7 @@ func (s *SSO) authorize(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.RawQuery
 	return s.pages.RenderTo(w, r, http.StatusOK, "consent", consentData{
 		Client: q.client.name(s.Kit.Lang(r)), Host: q.client.host(), Redirect: redirectName(q.redirect), Policy: q.client.PolicyURI, TOS: q.client.TOSURI,
-		User: b.User, Device: q.device, Known: known, Query: query, Return: pathOAuth + "/authorize?" + query,
+		User: b.User, Device: q.device, Known: known, Action: pathConsent + "?" + query, Return: pathOAuth + "/authorize?" + query,
 	}, formTarget(q.redirect))
 }
 

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
@@ -96,24 +95,20 @@ func (s *SSO) registerClient(w http.ResponseWriter, r *http.Request) error {
 	if err := s.Store.Write(r.Context(), func(tx *store.Tx) error { return tx.PutOAuthClient(c.ID, metadata, now) }); err != nil {
 		return err
 	}
-	return web.WriteJSONStatus(w, http.StatusCreated, struct {
-		ID       string `json:"client_id"`
-		IssuedAt int64  `json:"client_id_issued_at"`
-		Metadata client `json:",inline"`
-	}{c.ID, now / 1000, c})
+	out := map[string]any{}
+	if err := json.Unmarshal(metadata, &out); err != nil {
+		return err
+	}
+	out["client_id"], out["client_id_issued_at"] = c.ID, now/1000
+	return web.WriteJSONStatus(w, http.StatusCreated, out)
 }
 
 // parseClient reads and checks metadata; what is not understood is left out of what is registered.
 func (s *SSO) parseClient(raw []byte) (client, error) {
 	var c client
-	var unknown struct {
-		client  `json:",inline"`
-		Unknown jsontext.Value `json:",unknown"`
-	}
-	if err := json.Unmarshal(raw, &unknown); err != nil {
+	if err := json.Unmarshal(raw, &c); err != nil {
 		return c, badMetadata("the metadata have a member of a wrong type")
 	}
-	c = unknown.client
 	if c.Application == "" {
 		c.Application = appWeb
 	}
