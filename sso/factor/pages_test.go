@@ -139,7 +139,8 @@ func (s *site) sign(user id.UserID) {
 
 // visitor is a browser without JavaScript.
 type visitor struct {
-	s      *site
+	t      *testing.T
+	url    string
 	http   *http.Client
 	lang   string
 	path   string
@@ -147,19 +148,22 @@ type visitor struct {
 	page   string
 }
 
-func (s *site) visitor() *visitor {
+func (s *site) visitor() *visitor { return newVisitor(s.t, s.url) }
+
+func newVisitor(t *testing.T, base string) *visitor {
+	t.Helper()
 	jar, err := cookiejar.New(nil)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	return &visitor{s: s, http: &http.Client{Jar: jar, Timeout: time.Minute}, lang: "en"}
+	return &visitor{t: t, url: base, http: &http.Client{Jar: jar, Timeout: time.Minute}, lang: "en"}
 }
 
 func (v *visitor) do(method, path string, form url.Values) string {
-	v.s.t.Helper()
-	req, err := http.NewRequest(method, v.s.url+path, strings.NewReader(form.Encode()))
+	v.t.Helper()
+	req, err := http.NewRequest(method, v.url+path, strings.NewReader(form.Encode()))
 	if err != nil {
-		v.s.t.Fatal(err)
+		v.t.Fatal(err)
 	}
 	if method == http.MethodPost {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -167,25 +171,25 @@ func (v *visitor) do(method, path string, form url.Values) string {
 	req.Header.Set("Accept-Language", v.lang)
 	resp, err := v.http.Do(req)
 	if err != nil {
-		v.s.t.Fatal(err)
+		v.t.Fatal(err)
 	}
 	b, err := io.ReadAll(resp.Body)
 	_ = resp.Body.Close()
 	if err != nil {
-		v.s.t.Fatal(err)
+		v.t.Fatal(err)
 	}
 	v.status, v.path = resp.StatusCode, resp.Request.URL.Path
 	v.page = strings.ReplaceAll(styleForm.ReplaceAllString(string(b), ""), "&#43;", "+")
 	if csp := resp.Header.Get("Content-Security-Policy"); v.status == 200 && strings.Contains(v.page, "<html") && (!strings.Contains(csp, "default-src 'none'") || strings.Contains(csp, "unsafe")) {
-		v.s.t.Errorf("%s: policy %q", path, csp)
+		v.t.Errorf("%s: policy %q", path, csp)
 	}
 	if i := strings.Index(v.page, "<script"); i >= 0 && !strings.HasPrefix(v.page[i:], `<script src="/_moothall/assets/`) {
-		v.s.t.Errorf("%s has a script inside", path)
+		v.t.Errorf("%s has a script inside", path)
 	}
 	return v.page
 }
 
-func (v *visitor) get(path string) string { v.s.t.Helper(); return v.do("GET", path, nil) }
+func (v *visitor) get(path string) string { v.t.Helper(); return v.do("GET", path, nil) }
 
 var (
 	styleForm = regexp.MustCompile(`(?s)<style>.*</style>`)
@@ -196,7 +200,7 @@ var (
 
 // post fills the first form of the page that has all these fields, and sends it.
 func (v *visitor) post(kv ...string) string {
-	v.s.t.Helper()
+	v.t.Helper()
 	for _, f := range formForm.FindAllStringSubmatch(v.page, -1) {
 		form := url.Values{}
 		for _, in := range inputForm.FindAllStringSubmatch(f[2], -1) {
@@ -220,23 +224,27 @@ func (v *visitor) post(kv ...string) string {
 			return v.do("POST", f[1], form)
 		}
 	}
-	v.s.t.Fatalf("%s has no form with %v:\n%s", v.path, kv, v.page)
+	v.t.Fatalf("%s has no form with %v:\n%s", v.path, kv, v.page)
 	return ""
 }
 
 func (v *visitor) wants(status int, texts ...string) {
-	v.s.t.Helper()
+	v.t.Helper()
 	if v.status != status {
-		v.s.t.Fatalf("%s answers %d, want %d:\n%s", v.path, v.status, status, v.page)
+		v.t.Fatalf("%s answers %d, want %d:\n%s", v.path, v.status, status, v.page)
 	}
 	for _, text := range texts {
 		if !strings.Contains(v.page, text) {
-			v.s.t.Fatalf("%s has no %q:\n%s", v.path, text, v.page)
+			v.t.Fatalf("%s has no %q:\n%s", v.path, text, v.page)
 		}
 	}
 }
 
-var secretForm = regexp.MustCompile(`<code>([A-Z2-7]{32})</code>`)
+var (
+	secretForm = regexp.MustCompile(`<code>([A-Z2-7]{32})</code>`)
+	appForm    = regexp.MustCompile(`<code>([a-z0-9-]{24})</code>`)
+	removeForm = regexp.MustCompile(`remove=(\w+)`)
+)
 
 // TestAccountPages goes through the pages of an account.
 func TestAccountPages(t *testing.T) {
@@ -304,7 +312,7 @@ func TestAccountPages(t *testing.T) {
 	v.get("/account/app-passwords")
 	v.post("name", "FluffyChat")
 	v.wants(200, "never shown again")
-	made := regexp.MustCompile(`<code>([a-z0-9-]{24})</code>`).FindStringSubmatch(v.page)
+	made := appForm.FindStringSubmatch(v.page)
 	if made == nil {
 		t.Fatal("no password is shown")
 	}
@@ -418,7 +426,7 @@ func TestSignInPages(t *testing.T) {
 }
 
 func csrfOf(v *visitor) string {
-	base, _ := url.Parse(v.s.url)
+	base, _ := url.Parse(v.url)
 	for _, c := range v.http.Jar.Cookies(base) {
 		if c.Name == "mh_csrf" {
 			return c.Value

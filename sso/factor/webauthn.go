@@ -28,6 +28,9 @@ func newWebAuthn(publicURL, name string) (*webauthn.WebAuthn, error) {
 	if _, err := netip.ParseAddr(host); err == nil || host == "" || net.ParseIP(host) != nil {
 		return nil, nil
 	}
+	if protocol.ValidateRPID(host) != nil {
+		return nil, nil // a name without a domain, in a company's own network
+	}
 	if u.Scheme != "https" && host != "localhost" && !strings.HasSuffix(host, ".localhost") {
 		return nil, nil
 	}
