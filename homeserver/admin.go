@@ -13,7 +13,7 @@ import (
 
 // withAccounts opens the database for a command that runs beside the server or without it, which learns of the change by
 // the log.
-func withAccounts(ctx context.Context, cfg Config, log *slog.Logger, fn func(*account.Accounts) error) error {
+func withAccounts(ctx context.Context, cfg Config, log *slog.Logger, fn func(context.Context, *account.Accounts) error) error {
 	cfg.complete()
 	if err := checkDataDir(cfg.DataDir); err != nil {
 		return err
@@ -22,22 +22,33 @@ func withAccounts(ctx context.Context, cfg Config, log *slog.Logger, fn func(*ac
 	if err != nil {
 		return err
 	}
-	if _, err := loadIdentity(ctx, st, cfg.ServerName); err != nil {
+	key, err := loadIdentity(ctx, st, cfg.ServerName)
+	if err != nil {
 		return errors.Join(err, st.Close())
 	}
-	a := account.New(account.Deps{Store: st, ServerName: cfg.ServerName, Logger: log, Config: cfg.AccountConfig()})
-	return errors.Join(fn(a), st.Close())
+	l := newAuditLog(&cfg, st, key, log)
+	a := account.New(account.Deps{Store: st, ServerName: cfg.ServerName, Logger: log, Config: cfg.AccountConfig(), Audit: l})
+	return errors.Join(fn(fromCommandLine(ctx), a), l.Chain(ctx), st.Close())
 }
 
 // CreateUser makes an account from the command line and returns its Matrix id.
 func CreateUser(ctx context.Context, cfg Config, log *slog.Logger, name, password string, admin bool) (id.UserID, error) {
+	return createUser(ctx, cfg, log, name, password, admin, false)
+}
+
+// CreateInitialUser is CreateUser with a password that the user has to change before the first sign-in.
+func CreateInitialUser(ctx context.Context, cfg Config, log *slog.Logger, name, password string, admin bool) (id.UserID, error) {
+	return createUser(ctx, cfg, log, name, password, admin, true)
+}
+
+func createUser(ctx context.Context, cfg Config, log *slog.Logger, name, password string, admin, mustChange bool) (id.UserID, error) {
 	var user account.User
-	err := withAccounts(ctx, cfg, log, func(a *account.Accounts) error {
-		if err := a.ValidatePassword(password); err != nil {
+	err := withAccounts(ctx, cfg, log, func(ctx context.Context, a *account.Accounts) error {
+		if err := a.ValidatePasswordFor(password, name); err != nil {
 			return err
 		}
 		var err error
-		user, err = a.CreateUser(ctx, account.NewUser{Localpart: name, Password: password, Admin: admin})
+		user, err = a.CreateUser(ctx, account.NewUser{Localpart: name, Password: password, Admin: admin, MustChangePassword: mustChange})
 		return err
 	})
 	return user.ID, err
@@ -45,16 +56,28 @@ func CreateUser(ctx context.Context, cfg Config, log *slog.Logger, name, passwor
 
 // SetPassword gives an account a new password and ends all its sessions; devices and their keys stay.
 func SetPassword(ctx context.Context, cfg Config, log *slog.Logger, name, password string) (id.UserID, error) {
+	return setPassword(ctx, cfg, log, name, password, false)
+}
+
+// SetInitialPassword is SetPassword with a password that the user has to change at the next sign-in.
+func SetInitialPassword(ctx context.Context, cfg Config, log *slog.Logger, name, password string) (id.UserID, error) {
+	return setPassword(ctx, cfg, log, name, password, true)
+}
+
+func setPassword(ctx context.Context, cfg Config, log *slog.Logger, name, password string, mustChange bool) (id.UserID, error) {
 	var user id.UserID
-	err := withAccounts(ctx, cfg, log, func(a *account.Accounts) error {
+	err := withAccounts(ctx, cfg, log, func(ctx context.Context, a *account.Accounts) error {
 		local, err := a.Localpart(name)
 		if err != nil {
 			return err
 		}
-		if err := a.ValidatePassword(password); err != nil {
+		if err := a.ValidatePasswordFor(password, local); err != nil {
 			return err
 		}
 		user = a.UserID(local)
+		if mustChange {
+			return a.SetInitialPassword(ctx, user, password, &account.Ending{Soft: true})
+		}
 		return a.SetPassword(ctx, user, password, &account.Ending{Soft: true})
 	})
 	return user, err

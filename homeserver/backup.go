@@ -18,6 +18,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/store"
 )
 
@@ -61,6 +62,9 @@ func Backup(ctx context.Context, cfg Config, log *slog.Logger, dir string) error
 		return err
 	}
 	log.Info("the database was copied")
+	if err := recordBackup(ctx, &cfg, log, dir, m.Database.Migrations); err != nil {
+		return err
+	}
 	if err := copyMedia(ctx, cfg.Media.Path, filepath.Join(dir, backupMedia)); err != nil {
 		return fmt.Errorf("back up media: %w", err)
 	}
@@ -196,6 +200,25 @@ func sum(path string) (backupFile, error) {
 	return backupFile{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, err
 }
 
+// recordBackup notes in the audit log that somebody takes the server's data; it is called before there is a manifest, without
+// which a directory is no backup.
+func recordBackup(ctx context.Context, cfg *Config, log *slog.Logger, dir string, applied []int64) error {
+	known, err := store.Migrations()
+	if err != nil {
+		return err
+	}
+	if len(known) != len(applied) {
+		log.Warn("the backup is not noted in the audit log, because the database is of another version of moothall")
+		return nil
+	}
+	st, err := store.Open(ctx, cfg.StoreConfig(), log)
+	if err != nil {
+		return err
+	}
+	err = recordCommand(ctx, cfg, st, log, audit.Entry{Action: "server.backup", Target: dir})
+	return errors.Join(err, st.Close())
+}
+
 // Restore brings a backup back into an empty database and an empty media directory, after all of it was checked.
 func Restore(ctx context.Context, cfg Config, log *slog.Logger, dir string) error {
 	cfg.complete()
@@ -224,7 +247,9 @@ func Restore(ctx context.Context, cfg Config, log *slog.Logger, dir string) erro
 	if err != nil {
 		return err
 	}
-	_, err = loadIdentity(ctx, st, cfg.ServerName)
+	err = recordCommand(ctx, &cfg, st, log, audit.Entry{
+		Action: "server.restored", Details: map[string]any{"backup_of": m.Created.Format(time.RFC3339), "program": m.Program},
+	})
 	return errors.Join(err, st.Close())
 }
 

@@ -94,6 +94,7 @@ func (s *Server) buildRoutes() error {
 		Logger:       s.log,
 		OnPanic:      func(any) { s.metrics.panics.Inc() },
 		Observe:      s.metrics.observe,
+		Refused:      s.permissionRefused,
 	}
 	if !s.store.SQLite() {
 		cfg.CatchUp = s.catchUp

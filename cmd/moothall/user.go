@@ -39,7 +39,11 @@ func (u userCreateCmd) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	user, err := homeserver.CreateUser(ctx, cfg, log, u.Name, password, u.Admin, u.MustChange)
+	create := homeserver.CreateUser
+	if u.MustChange {
+		create = homeserver.CreateInitialUser
+	}
+	user, err := create(ctx, cfg, log, u.Name, password, u.Admin)
 	if err != nil {
 		return err
 	}
@@ -63,7 +67,11 @@ func (u userSetPasswordCmd) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	user, err := homeserver.SetPassword(ctx, cfg, log, u.Name, password, u.MustChange)
+	set := homeserver.SetPassword
+	if u.MustChange {
+		set = homeserver.SetInitialPassword
+	}
+	user, err := set(ctx, cfg, log, u.Name, password)
 	if err != nil {
 		return err
 	}

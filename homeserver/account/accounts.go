@@ -53,6 +53,7 @@ type Accounts struct {
 	cache  *sessionCache
 	seen   *seenDevices
 	roles  *logCache[id.UserID, []Role]
+	tries  *oneAtATime
 }
 
 // New makes Accounts.
@@ -69,10 +70,11 @@ func New(d Deps) *Accounts {
 	}
 	return &Accounts{
 		Deps:   d,
-		hashes: newHasher(d.Config.Passwords.Argon2),
+		hashes: newHasher(d.Config.Passwords),
 		cache:  newSessionCache(),
 		seen:   &seenDevices{waiting: map[deviceKey]store.Device{}},
 		roles:  newLogCache[id.UserID, []Role](maxCachedRoles),
+		tries:  &oneAtATime{under: map[string]*turn{}},
 	}
 }
 

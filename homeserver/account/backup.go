@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 )
@@ -55,8 +56,10 @@ func (k *Keys) CreateBackup(ctx context.Context, user id.UserID, algorithm strin
 			return err
 		}
 		var err error
-		version, err = tx.InsertBackup(user, algorithm, authData)
-		return err
+		if version, err = tx.InsertBackup(user, algorithm, authData); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Entry{Action: "keys.backup.created", Target: string(user), Details: map[string]any{"version": version}})
 	})
 	return strconv.FormatInt(version, 10), err
 }
@@ -125,6 +128,12 @@ func (k *Keys) DeleteBackup(ctx context.Context, user id.UserID, version string)
 		}
 		if !found {
 			return errNoBackup
+		}
+		if !b.Deleted {
+			e := audit.Entry{Action: "keys.backup.deleted", Target: string(user), Details: map[string]any{"version": version, "keys": b.Count}}
+			if err := audit.Append(ctx, tx, e); err != nil {
+				return err
+			}
 		}
 		b.Deleted, b.Count, b.AuthData = true, 0, []byte("{}")
 		return tx.UpdateBackup(user, b)

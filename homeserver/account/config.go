@@ -31,7 +31,33 @@ type RegistrationConfig struct {
 type PasswordConfig struct {
 	// MinLength is the fewest characters of a password that a user chooses; 8 if it is 0.
 	MinLength int
-	Argon2    Argon2
+	// MinStrength is the least strength (zxcvbn, 0 to 4) of a password that a user chooses; 0: any.
+	MinStrength int
+	// History is how many of the last passwords cannot be used again; 0: all can.
+	History int
+	// MaxAge is how long a password may be used before it has to be changed; 0: for ever.
+	MaxAge  time.Duration
+	Lockout Lockout
+	// RefusalTime is the step to which the time of a refusal is rounded up, so that it tells nothing of the account; 0: it is
+	// not rounded. It has to be longer than the slowest kind of hash takes.
+	RefusalTime time.Duration
+	// BcryptPepper is what was put behind passwords before they were hashed by bcrypt elsewhere (password_config.pepper of
+	// Synapse).
+	BcryptPepper string
+	Argon2       Argon2
+}
+
+// Lockout is what follows on wrong passwords: after some of them the account, or the address they came from, has to wait
+// before another one is looked at, and longer after each further one.
+type Lockout struct {
+	// Attempts is how many wrong passwords an account has free; 10 if it is 0, no limit if it is negative.
+	Attempts int
+	// AddressAttempts is the same for an address, whatever the accounts; 100 if it is 0, no limit if it is negative.
+	AddressAttempts int
+	// Delay is the first wait, which doubles each time; 30 s if it is 0.
+	Delay time.Duration
+	// MaxDelay is the longest wait; an hour if it is 0.
+	MaxDelay time.Duration
 }
 
 // Argon2 is the cost of a password hash (argon2id). Stored hashes of another cost are renewed at the next sign-in.
@@ -81,6 +107,18 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Passwords.MinLength == 0 {
 		c.Passwords.MinLength = 8
+	}
+	if l := &c.Passwords.Lockout; l.Attempts == 0 {
+		l.Attempts = 10
+	}
+	if l := &c.Passwords.Lockout; l.AddressAttempts == 0 {
+		l.AddressAttempts = 100
+	}
+	if l := &c.Passwords.Lockout; l.Delay == 0 {
+		l.Delay = 30 * time.Second
+	}
+	if l := &c.Passwords.Lockout; l.MaxDelay == 0 {
+		l.MaxDelay = time.Hour
 	}
 	if c.Passwords.Argon2.Time == 0 {
 		c.Passwords.Argon2.Time = 2

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/event"
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
@@ -75,7 +77,7 @@ func (k *Keys) UploadCrossSigning(ctx context.Context, user id.UserID, up CrossS
 		if _, replaces := existing[usageMaster]; replaces && !approved {
 			return ErrNeedsApproval
 		}
-		return replaceCrossSigning(tx, user, given, existing)
+		return replaceCrossSigning(ctx, tx, user, given, existing)
 	})
 }
 
@@ -154,7 +156,7 @@ func nothingNew(given, existing map[string]store.CrossSigningKey) bool {
 	return true
 }
 
-func replaceCrossSigning(tx *store.Tx, user id.UserID, given, existing map[string]store.CrossSigningKey) error {
+func replaceCrossSigning(ctx context.Context, tx *store.Tx, user id.UserID, given, existing map[string]store.CrossSigningKey) error {
 	var names []string
 	for _, key := range given {
 		names = append(names, key.Key)
@@ -180,6 +182,14 @@ func replaceCrossSigning(tx *store.Tx, user id.UserID, given, existing map[strin
 				return err
 			}
 		}
+	}
+	action := "keys.cross_signing.set"
+	if changed && existing[usageMaster].Key != "" {
+		action = "keys.cross_signing.replaced"
+	}
+	usages := slices.Sorted(maps.Keys(given))
+	if err := audit.Append(ctx, tx, audit.Entry{Action: action, Target: string(user), Details: map[string]any{"keys": usages}}); err != nil {
+		return err
 	}
 	return tx.AnnounceDeviceList(user)
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/idna"
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 )
@@ -288,7 +289,7 @@ func (a *Accounts) proves(v store.EmailValidation, purpose store.EmailPurpose) b
 }
 
 // attachEmail gives a user the address that was proved in a session, which ends.
-func (a *Accounts) attachEmail(tx *store.Tx, user id.UserID, sid string, purpose store.EmailPurpose) error {
+func (a *Accounts) attachEmail(ctx context.Context, tx *store.Tx, user id.UserID, sid string, purpose store.EmailPurpose) error {
 	v, found, err := tx.TakeEmailValidation(sid)
 	if err != nil {
 		return err
@@ -297,7 +298,10 @@ func (a *Accounts) attachEmail(tx *store.Tx, user id.UserID, sid string, purpose
 		return errEmailProof
 	}
 	added, err := tx.InsertThreepid(Threepid{Medium: store.MediumEmail, Address: v.Address, User: user, Validated: v.Validated, Added: a.now()})
-	if err != nil || added {
+	if err == nil && added {
+		return audit.Append(ctx, tx, audit.Entry{Action: "user.email.added", Target: string(user), Details: map[string]any{"address": v.Address}})
+	}
+	if err != nil {
 		return err
 	}
 	owner, _, err := tx.ThreepidUser(store.MediumEmail, v.Address)
@@ -314,7 +318,7 @@ func (a *Accounts) AddEmail(ctx context.Context, user id.UserID, sid string) err
 		if u, found, err := tx.LockUser(user); err != nil || !found || u.Deactivated {
 			return orNoUser(err)
 		}
-		return a.attachEmail(tx, user, sid, store.EmailForAddress)
+		return a.attachEmail(ctx, tx, user, sid, store.EmailForAddress)
 	})
 }
 
@@ -364,8 +368,11 @@ func (a *Accounts) DeleteThreepid(ctx context.Context, user id.UserID, medium, a
 		}
 	}
 	return a.Store.Write(ctx, func(tx *store.Tx) error {
-		_, err := tx.DeleteThreepid(user, medium, address)
-		return err
+		removed, err := tx.DeleteThreepid(user, medium, address)
+		if err != nil || !removed {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Entry{Action: "user.email.removed", Target: string(user), Details: map[string]any{"address": address}})
 	})
 }
 

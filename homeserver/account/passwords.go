@@ -10,12 +10,13 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/moothall/moothall/homeserver/mxerr"
 )
@@ -23,28 +24,37 @@ import (
 const (
 	saltLength = 16
 	keyLength  = 32
-	// hashWait is how long a request waits for its turn to hash a password.
-	hashWait = 10 * time.Second
+	// hashWait is how long a request waits for its turn to hash a password, hashQueue how many wait at the same time.
+	hashWait  = 20 * time.Second
+	hashQueue = 1000
 )
 
 // hasher hashes and checks passwords, a few at a time: each one is made to be expensive, and chat has to go on.
 type hasher struct {
-	cost  Argon2
-	turns *semaphore.Weighted
+	cost    Argon2
+	pepper  string // of bcrypt hashes from elsewhere
+	turns   *semaphore.Weighted
+	waiting atomic.Int64
 }
 
-func newHasher(cost Argon2) *hasher {
-	return &hasher{cost: cost, turns: semaphore.NewWeighted(int64(max(1, runtime.GOMAXPROCS(0)/2)))}
+func newHasher(c PasswordConfig) *hasher {
+	return &hasher{cost: c.Argon2, pepper: c.BcryptPepper, turns: semaphore.NewWeighted(int64(max(1, runtime.GOMAXPROCS(0)/2)))}
 }
+
+var errHashBusy = mxerr.Unavailable("too many people are signing in at the moment, try again soon")
 
 func (h *hasher) turn(ctx context.Context) (release func(), err error) {
+	defer h.waiting.Add(-1)
+	if h.waiting.Add(1) > hashQueue {
+		return nil, errHashBusy
+	}
 	waiting, cancel := context.WithTimeout(ctx, hashWait)
 	defer cancel()
 	if err := h.turns.Acquire(waiting, 1); err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, mxerr.LimitExceeded(hashWait)
+		return nil, errHashBusy
 	}
 	return func() { h.turns.Release(1) }, nil
 }
@@ -82,6 +92,8 @@ func (h *hasher) check(ctx context.Context, stored []byte, password string) (ok,
 		argon2.IDKey([]byte(password), salt[:], h.cost.Time, h.cost.MemoryKiB, h.cost.Threads, keyLength)
 		return false, false, nil
 	case strings.HasPrefix(s, "$2"):
+		// As Synapse made them: the password in Unicode's form NFKC, then the pepper, and of both the first 72 bytes.
+		password := norm.NFKC.String(password) + h.pepper
 		err := bcrypt.CompareHashAndPassword(stored, []byte(password))
 		if err != nil && !errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) && len(password) <= 72 {
 			return false, false, fmt.Errorf("a stored bcrypt hash: %w", err)
@@ -123,18 +135,6 @@ func storableHash(hash string) bool {
 	}
 	_, _, _, err := parseArgon2(hash)
 	return err == nil
-}
-
-// ValidatePassword tells what is wrong with a password that a user wants to have, as M_WEAK_PASSWORD or M_INVALID_PARAM.
-// Spec: client-server API, "Password management".
-func (a *Accounts) ValidatePassword(password string) error {
-	if err := passwordStorable(password); err != nil {
-		return err
-	}
-	if least := a.Config.Passwords.MinLength; utf8.RuneCountInString(password) < least {
-		return mxerr.New(400, "M_WEAK_PASSWORD", fmt.Sprintf("the password must have at least %d characters", least))
-	}
-	return nil
 }
 
 func passwordStorable(password string) error {

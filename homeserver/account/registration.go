@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 )
@@ -130,6 +131,10 @@ func (a *Accounts) RegisterBySecret(ctx context.Context, reg SecretRegistration)
 	}
 	got, err := hex.DecodeString(reg.MAC)
 	if err != nil || a.Config.Registration.SharedSecret == "" || !hmac.Equal(got, mac.Sum(nil)) {
+		refused := audit.Entry{Action: "user.created", Result: audit.Refused, Reason: "M_UNKNOWN", Details: map[string]any{"way": "shared_secret"}}
+		if err := a.Audit.Refusal(ctx, refused); err != nil {
+			return User{}, err
+		}
 		return User{}, mxerr.New(http.StatusForbidden, "M_UNKNOWN", "HMAC incorrect")
 	}
 	if err := passwordStorable(reg.Password); err != nil {

@@ -95,7 +95,8 @@ func (a *Accounts) flushSeen(ctx context.Context) {
 func (a *Accounts) Sweep(ctx context.Context) error {
 	now := a.now()
 	return a.Store.Write(ctx, func(tx *store.Tx) error {
-		for _, sweep := range []func(int64) error{tx.SweepRegistration, tx.SweepEmail, tx.SweepOpenID} {
+		for _, sweep := range []func(int64) error{tx.SweepRegistration, tx.SweepEmail, tx.SweepOpenID,
+			func(now int64) error { return tx.SweepSignInFailures(now - accountForget.Milliseconds()) }} {
 			if err := sweep(now); err != nil {
 				return err
 			}

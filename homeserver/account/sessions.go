@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 )
@@ -333,7 +334,10 @@ func (a *Accounts) endDevice(tx *store.Tx, user id.UserID, device id.DeviceID, s
 func (a *Accounts) LoginToken(ctx context.Context, user id.UserID) (token string, expiresInMS int64, err error) {
 	token, expiresInMS = newToken(loginPrefix), loginTokenLifetime.Milliseconds()
 	err = a.Store.Write(ctx, func(tx *store.Tx) error {
-		return tx.InsertLoginToken(store.HashToken(token), user, a.now()+expiresInMS)
+		if err := tx.InsertLoginToken(store.HashToken(token), user, a.now()+expiresInMS); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Entry{Action: "signin.token_issued", Target: string(user)})
 	})
 	return token, expiresInMS, err
 }

@@ -1,7 +1,6 @@
 package account
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -9,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 )
@@ -30,7 +30,9 @@ type NewUser struct {
 	Password string
 	// PasswordHash is used in place of Password: argon2id in PHC form or bcrypt, from another server.
 	PasswordHash string
-	DisplayName  string
+	// MustChangePassword makes the user choose another password before the first sign-in.
+	MustChangePassword bool
+	DisplayName        string
 	// Fields are further profile fields, all of them text; see Profiles.SetAll.
 	Fields     map[string]string
 	Type       string // user_type of the admin API, "" for people
@@ -149,13 +151,18 @@ func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (User, error) {
 		if !inserted {
 			return userInUse()
 		}
+		if u.Password != nil {
+			if err := tx.SetPasswordFacts(u.ID, store.PasswordFacts{Set: u.Created, MustChange: n.MustChangePassword}); err != nil {
+				return err
+			}
+		}
 		if n.With != nil {
 			if err := n.With(tx, u.ID); err != nil {
 				return err
 			}
 		}
 		if n.Approval != nil && n.Approval.EmailSID != "" {
-			if err := a.attachEmail(tx, u.ID, n.Approval.EmailSID, store.EmailForRegistration); err != nil {
+			if err := a.attachEmail(ctx, tx, u.ID, n.Approval.EmailSID, store.EmailForRegistration); err != nil {
 				return err
 			}
 		}
@@ -168,6 +175,9 @@ func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (User, error) {
 				return err
 			}
 		}
+		if err := auditCreation(ctx, tx, &u, n.Approval != nil); err != nil {
+			return err
+		}
 		return announceUser(tx, u.ID)
 	})
 	if err != nil {
@@ -175,6 +185,21 @@ func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (User, error) {
 	}
 	a.Logger.Info("account made", "user_id", u.ID, "admin", u.Admin)
 	return u, nil
+}
+
+// auditCreation writes that an account was made. Who registers is the account itself.
+func auditCreation(ctx context.Context, tx *store.Tx, u *User, registered bool) error {
+	e := audit.Entry{Action: "user.created", Target: string(u.ID), Details: map[string]any{"admin": u.Admin, "registered": registered, "password": u.Password != nil}}
+	if registered {
+		e.Actor = u.ID
+	}
+	if u.Type != "" {
+		e.Details["type"] = u.Type
+	}
+	if u.AppService != "" {
+		e.Details["appservice"] = u.AppService
+	}
+	return audit.Append(ctx, tx, e)
 }
 
 func announceUser(tx *store.Tx, user id.UserID) error {
@@ -257,120 +282,6 @@ var (
 	errLocked      = mxerr.New(http.StatusUnauthorized, "M_USER_LOCKED", "this account is locked").With("soft_logout", true)
 )
 
-// CheckPassword finds the account that a name and a password belong to. Errors: M_FORBIDDEN, the same and after the
-// same time for unknown names and wrong passwords; M_USER_DEACTIVATED; M_LIMIT_EXCEEDED when too many passwords wait to
-// be checked. A hash of another cost than the configured one is renewed.
-func (a *Accounts) CheckPassword(ctx context.Context, name, password string) (User, error) {
-	u, found, err := a.resolve(ctx, name)
-	if err != nil {
-		return User{}, err
-	}
-	if user, handled, err := a.checkDirectory(ctx, name, u, found, password); handled || err != nil {
-		return user, err
-	}
-	ok, stale, err := a.hashes.check(ctx, u.Password, password)
-	switch {
-	case err != nil:
-		return User{}, fmt.Errorf("check the password of %s: %w", u.ID, err)
-	case found && u.Deactivated:
-		return User{}, errDeactivated
-	case !ok || !found:
-		return User{}, errBadLogin
-	}
-	if stale {
-		if err := a.rehash(ctx, &u, password); err != nil {
-			a.Logger.Warn("a password's hash could not be renewed", "user_id", u.ID, "error", err)
-		}
-	}
-	return u, nil
-}
-
-// checkDirectory asks the company's directories; handled false means that they have no say.
-func (a *Accounts) checkDirectory(ctx context.Context, name string, u User, found bool, password string) (User, bool, error) {
-	if a.Directory == nil {
-		return User{}, false, nil
-	}
-	var known *User
-	if found {
-		known = &u
-	}
-	user, handled, err := a.Directory(ctx, name, known, password)
-	if err != nil || !handled {
-		return User{}, handled, err
-	}
-	out, err := a.User(ctx, user)
-	if err == nil && out.Deactivated {
-		err = errDeactivated
-	}
-	return out, true, err
-}
-
-// PasswordChangeable is nil if a user's password can be changed here, else M_FORBIDDEN with what to do instead.
-func (a *Accounts) PasswordChangeable(ctx context.Context, user id.UserID) error {
-	if a.PasswordElsewhere == nil {
-		return nil
-	}
-	elsewhere, err := a.PasswordElsewhere(ctx, user)
-	if err == nil && elsewhere {
-		err = mxerr.Forbidden("your password is kept by the company's directory: change it where you sign in to the company's network")
-	}
-	return err
-}
-
-func (a *Accounts) rehash(ctx context.Context, u *User, password string) error {
-	h, err := a.hashPassword(ctx, password)
-	if err != nil {
-		return err
-	}
-	old := u.Password
-	err = a.Store.Write(ctx, func(tx *store.Tx) error {
-		now, found, err := tx.LockUser(u.ID)
-		if err != nil || !found || !bytes.Equal(now.Password, old) {
-			return err // it was changed meanwhile
-		}
-		_, err = tx.SetUserPassword(u.ID, h)
-		return err
-	})
-	if err == nil {
-		u.Password = h
-	}
-	return err
-}
-
-// SetPassword gives an account a new password. ending says which of its sessions end with it; nil: none.
-func (a *Accounts) SetPassword(ctx context.Context, user id.UserID, password string, ending *Ending) error {
-	if err := a.PasswordChangeable(ctx, user); err != nil {
-		return err
-	}
-	h, err := a.hashPassword(ctx, password)
-	if err != nil {
-		return err
-	}
-	return a.Store.Write(ctx, func(tx *store.Tx) error {
-		u, found, err := tx.LockUser(user)
-		switch {
-		case err != nil:
-			return err
-		case !found:
-			return errNoUser
-		case u.Deactivated:
-			return errDeactivated
-		}
-		if _, err := tx.SetUserPassword(user, h); err != nil {
-			return err
-		}
-		if err := tx.DeleteLoginTokens(user); err != nil {
-			return err
-		}
-		if ending != nil {
-			if err := a.endSessions(ctx, tx, user, *ending); err != nil {
-				return err
-			}
-		}
-		return announceUser(tx, user)
-	})
-}
-
 // SetAdmin makes a user a server administrator, or no longer one.
 func (a *Accounts) SetAdmin(ctx context.Context, user id.UserID, on bool) error {
 	return a.SetRole(ctx, user, RoleAdmin, on)
@@ -388,6 +299,12 @@ func (a *Accounts) Suspend(ctx context.Context, user id.UserID, on bool) error {
 	return a.setFlag(ctx, user, store.UserSuspended, on)
 }
 
+// flagActions are the entries of the audit log for switching a flag.
+var flagActions = map[store.UserFlag]map[bool]string{
+	store.UserLocked:    {true: "user.locked", false: "user.unlocked"},
+	store.UserSuspended: {true: "user.suspended", false: "user.unsuspended"},
+}
+
 func (a *Accounts) setFlag(ctx context.Context, user id.UserID, flag store.UserFlag, on bool) error {
 	return a.Store.Write(ctx, func(tx *store.Tx) error {
 		found, err := tx.SetUserFlag(user, flag, on)
@@ -396,6 +313,9 @@ func (a *Accounts) setFlag(ctx context.Context, user id.UserID, flag store.UserF
 		}
 		if !found {
 			return errNoUser
+		}
+		if err := audit.Append(ctx, tx, audit.Entry{Action: flagActions[flag][on], Target: string(user)}); err != nil {
+			return err
 		}
 		return announceUser(tx, user)
 	})
@@ -406,7 +326,7 @@ func (a *Accounts) setFlag(ctx context.Context, user id.UserID, flag store.UserF
 // again, to finish what was interrupted.
 func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) error {
 	err := a.Store.Write(ctx, func(tx *store.Tx) error {
-		_, found, err := tx.LockUser(user)
+		u, found, err := tx.LockUser(user)
 		if err != nil {
 			return err
 		}
@@ -421,6 +341,15 @@ func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) e
 		}
 		if err := tx.DeleteRoles(user); err != nil {
 			return err
+		}
+		if err := tx.DeletePasswordHistory(user); err != nil {
+			return err
+		}
+		if !u.Deactivated {
+			err := audit.Append(ctx, tx, audit.Entry{Action: "user.deactivated", Target: string(user), Details: map[string]any{"erase": erase}})
+			if err != nil {
+				return err
+			}
 		}
 		if err := tx.DeleteLoginTokens(user); err != nil {
 			return err

@@ -47,7 +47,11 @@ func (a *API) changePassword(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if req.NewPassword != nil {
-		if err := a.Accounts.ValidatePassword(*req.NewPassword); err != nil {
+		var names []string
+		if who != nil {
+			names = append(names, who.UserID.Localpart())
+		}
+		if err := a.Accounts.ValidatePasswordFor(*req.NewPassword, names...); err != nil {
 			return err
 		}
 	}

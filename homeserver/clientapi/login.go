@@ -83,8 +83,7 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 	case req.Type == "":
 		return mxerr.MissingParam("'type' is required")
 	case req.Type == loginPassword && a.passwords():
-		in.Way, in.AMR = account.WayPassword, []string{"pwd"}
-		user, err = a.passwordLogin(r, req)
+		user, err = a.passwordLogin(r, req, &in)
 	case req.Type == loginToken && a.loginTokens():
 		if req.Token == nil {
 			return mxerr.MissingParam("'token' is required")
@@ -92,7 +91,9 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 		in.Way = account.WayToken
 		if user, err = a.Accounts.UseLoginToken(r.Context(), *req.Token); err != nil {
 			err = a.Accounts.RefuseSignIn(r.Context(), "", in.Way, err)
+			break
 		}
+		return a.signInByToken(w, r, user, in, *req.Token)
 	default:
 		return mxerr.New(http.StatusBadRequest, "M_UNKNOWN", "this login type is not known; GET this path lists those that are")
 	}
@@ -102,7 +103,7 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 	return a.signIn(w, r, user, in)
 }
 
-func (a *API) passwordLogin(r *http.Request, req loginRequest) (id.UserID, error) {
+func (a *API) passwordLogin(r *http.Request, req loginRequest, in *account.SignIn) (id.UserID, error) {
 	if req.Identifier == nil && req.User == "" && req.Medium != "" {
 		// The deprecated way to name a third-party identifier.
 		req.Identifier = &userIdentifier{Type: "m.id.thirdparty", Medium: req.Medium, Address: req.Address}
@@ -126,7 +127,8 @@ func (a *API) passwordLogin(r *http.Request, req loginRequest) (id.UserID, error
 			return "", err
 		}
 	}
-	u, err := a.Accounts.CheckPassword(r.Context(), name, *req.Password)
+	u, way, amr, err := a.Accounts.PasswordSignIn(r.Context(), name, *req.Password)
+	in.Way, in.AMR = way, amr
 	if mxerr.As(err) != nil {
 		// The name itself is not logged: people type passwords into the wrong field.
 		a.Logger.Info("sign-in refused", "user_id", u.ID, "ip", web.ClientIP(r), "reason", mxerr.As(err).Code)

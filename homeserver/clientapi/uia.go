@@ -188,7 +188,7 @@ func (a *API) tryPassword(r *http.Request, auth *authData, user id.UserID) error
 	if err := a.passwordAttempt(string(user)); err != nil {
 		return err
 	}
-	_, err = a.Accounts.CheckPassword(r.Context(), string(user), *auth.Password)
+	err = a.Accounts.ConfirmPassword(r.Context(), user, *auth.Password)
 	if mxerr.Is(err, "M_FORBIDDEN") {
 		a.Logger.Info("user-interactive authentication refused", "user_id", user, "ip", web.ClientIP(r))
 		return errUIAPassword

@@ -178,7 +178,7 @@ func (m *Mux) handle(q *request, r *http.Request, found *match) error {
 		}
 		r.SetPathValue(name, v)
 	}
-	if err := m.authenticate(q, r, rt.Auth); err != nil {
+	if err := m.authenticate(q, r, rt); err != nil {
 		return err
 	}
 	if q.identity != nil && q.identity.Suspended && !rt.AllowSuspended && rt.method != http.MethodGet {
@@ -189,11 +189,18 @@ func (m *Mux) handle(q *request, r *http.Request, found *match) error {
 			return mxerr.LimitExceeded(wait)
 		}
 	}
-	return m.run(q, r, rt)
+	err := m.run(q, r, rt)
+	if rt.Auth == Admin {
+		if e := mxerr.As(err); e != nil && e.Status == http.StatusForbidden {
+			return m.refused(q, q.identity, rt, e)
+		}
+	}
+	return err
 }
 
 // authenticate fills q.identity as the route's Auth demands.
-func (m *Mux) authenticate(q *request, r *http.Request, auth Auth) error {
+func (m *Mux) authenticate(q *request, r *http.Request, rt *route) error {
+	auth := rt.Auth
 	if auth == Public {
 		return nil
 	}
@@ -221,12 +228,20 @@ func (m *Mux) authenticate(q *request, r *http.Request, auth Auth) error {
 	case who.Guest && (auth == NoGuest || auth == Admin):
 		return mxerr.New(http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN", "guests may not do this")
 	case auth == Admin && !who.Admin:
-		return mxerr.Forbidden("only administrators of this server may do this")
+		return m.refused(q, who, rt, mxerr.Forbidden("only administrators of this server may do this"))
 	case auth == AppService && who.AppService == "":
-		return mxerr.Forbidden("only application services may do this")
+		return m.refused(q, who, rt, mxerr.Forbidden("only application services may do this"))
 	}
 	q.identity = who
 	return nil
+}
+
+// refused tells of a refusal and returns it.
+func (m *Mux) refused(ctx context.Context, who *Identity, rt *route, err *mxerr.Error) error {
+	if m.cfg.Refused != nil {
+		m.cfg.Refused(ctx, who, rt.Pattern, err)
+	}
+	return err
 }
 
 // accessToken reads the bearer token of the Authorization header or, as older clients send it, of the query.

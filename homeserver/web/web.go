@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/mxerr"
 )
 
 // Auth says who may call a route.
@@ -73,6 +75,9 @@ type Config struct {
 	OnPanic        func(any)      // told of a handler's panic after it was logged; may be nil
 	// Observe is told of every answered request; pattern is the route's, or "" where none matched. May be nil.
 	Observe func(pattern string, status int, d time.Duration, bytesOut int64)
+	// Refused is told when somebody who is signed in is refused (403) what only administrators or application services may
+	// call. May be nil.
+	Refused func(ctx context.Context, who *Identity, pattern string, err *mxerr.Error)
 	// CatchUp brings this process's memory up to what other processes have written, and tells whether there was any. It
 	// is asked before a signed-in user is told 403 or 404. nil where one process serves alone.
 	CatchUp func(ctx context.Context) (news bool, err error)
