@@ -13,9 +13,15 @@ import (
 )
 
 const (
-	liveChunk = 500             // entries of the log that are indexed at once
+	liveChunk = 2000            // entries of the log that are indexed at once
 	scanChunk = 400             // older events that are indexed at once
 	lookEvery = 2 * time.Second // between looks at the engine for what was wiped, and at the database for requests
+
+	// New messages gather before they are indexed together, the longer the more come: every write makes a segment, and to
+	// merge many small ones costs more than all the rest that is done for a message.
+	gatherTime = 300 * time.Millisecond
+	gatherEach = 5 * time.Millisecond // more for each entry of the last step
+	gatherMost = 1500 * time.Millisecond
 )
 
 // index keeps the engine up to date until ctx ends. Whatever goes wrong, it looks afresh at what there is and goes on from
@@ -49,6 +55,7 @@ type indexer struct {
 	keptAt int64        // the position that was saved
 	looked time.Time
 	job    store.SearchRebuild
+	took   int // entries of the last step
 }
 
 // follow plans what to write to and follows the log; it returns when something has changed or is wrong.
@@ -88,6 +95,13 @@ func (s *Search) follow(ctx context.Context) error {
 		}
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			return err
+		}
+		if err == nil {
+			select {
+			case <-time.After(min(gatherTime+time.Duration(ix.took)*gatherEach, gatherMost)):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 	}
 }
@@ -219,11 +233,12 @@ func (ix *indexer) step(ctx context.Context) (busy bool, err error) {
 			ix.pos = applied // a restored backup left positions out
 		}
 	}
+	ix.took = len(entries)
 	if len(entries) > 0 {
 		if err := ix.live(ctx, entries); err != nil {
 			return false, err
 		}
-		busy = true
+		busy = len(entries) >= liveChunk
 	}
 	for i := range ix.gens {
 		if g := &ix.gens[i]; !g.State.Done() {
