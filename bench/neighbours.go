@@ -32,8 +32,8 @@ func (b *Bench) steady(ctx context.Context, perSecond int, each func(i int, due 
 }
 
 // neighbours measures what others feel of something: 100 messages a second into 10 rooms of 20, first alone, then while
-// disturb goes on.
-func (b *Bench) neighbours(ctx context.Context, name string, extra map[string]float64, disturb func(ctx context.Context) error) error {
+// disturb goes on. prepare, which may be nil, runs between the two.
+func (b *Bench) neighbours(ctx context.Context, name string, extra map[string]float64, prepare func() error, disturb func(ctx context.Context) error) error {
 	rooms, members, err := b.smallRooms(ctx, 10, 20)
 	if err != nil {
 		return err
@@ -55,6 +55,11 @@ func (b *Bench) neighbours(ctx context.Context, name string, extra map[string]fl
 		return err
 	}
 	alone := b.results[len(b.results)-1]
+	if prepare != nil {
+		if err := prepare(); err != nil {
+			return err
+		}
+	}
 	err = b.measured(name+": others meanwhile", extra, func(r *recorder) error {
 		nctx, stop := context.WithCancel(ctx)
 		var wg sync.WaitGroup
@@ -92,14 +97,14 @@ func (b *Bench) phaseStuck(ctx context.Context) error {
 		return err
 	}
 	const clients, requests = 200, 200
+	var conns []net.Conn
+	defer func() {
+		for _, c := range conns {
+			_ = c.Close() // nothing was read, nothing is lost
+		}
+	}()
 	extra := map[string]float64{"stuck clients": clients}
-	return b.neighbours(ctx, "stuck clients", extra, func(ctx context.Context) error {
-		var conns []net.Conn
-		defer func() {
-			for _, c := range conns {
-				_ = c.Close() // nothing was read, nothing is lost
-			}
-		}()
+	return b.neighbours(ctx, "stuck clients", extra, func() error {
 		for i := range clients {
 			c, err := stuckClient(users[i], requests)
 			if err != nil {
@@ -107,6 +112,9 @@ func (b *Bench) phaseStuck(ctx context.Context) error {
 			}
 			conns = append(conns, c)
 		}
+		time.Sleep(5 * time.Second) // the kernel's buffers are full by then
+		return nil
+	}, func(ctx context.Context) error {
 		b.hold(ctx)
 		return nil
 	})
@@ -203,7 +211,7 @@ func (b *Bench) phaseReconnect(ctx context.Context) error {
 	}
 	extra := map[string]float64{"clients": n - 1}
 	rounds := 0
-	err = b.neighbours(ctx, "reconnects", extra, func(ctx context.Context) error {
+	err = b.neighbours(ctx, "reconnects", extra, nil, func(ctx context.Context) error {
 		slowest := time.Duration(0)
 		for end := time.Now().Add(b.Duration); time.Now().Before(end) && ctx.Err() == nil; rounds++ {
 			line.cut()
@@ -254,7 +262,7 @@ func (b *Bench) phaseLarge(ctx context.Context) error {
 		return err
 	}
 	extra := map[string]float64{"members": members, "long polls": polling}
-	err = b.neighbours(ctx, "a room of 5,000", extra, func(ctx context.Context) error {
+	err = b.neighbours(ctx, "a room of 5,000", extra, nil, func(ctx context.Context) error {
 		first, sends := &recorder{}, &recorder{}
 		var wg sync.WaitGroup
 		dctx, cancel := context.WithTimeout(ctx, b.Duration)
@@ -307,7 +315,7 @@ func (b *Bench) phaseMany(ctx context.Context) error {
 		return err
 	}
 	extra := map[string]float64{"rooms": n}
-	return b.neighbours(ctx, "an account in 5,000 rooms", extra, func(ctx context.Context) error {
+	return b.neighbours(ctx, "an account in 5,000 rooms", extra, nil, func(ctx context.Context) error {
 		const sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 		list := object("lists", map[string]any{"all": map[string]any{"ranges": [][]int{{0, 19}}, "timeline_limit": 1,
 			"required_state": [][]string{{"m.room.name", ""}, {"m.room.avatar", ""}}}})
