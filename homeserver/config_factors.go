@@ -11,7 +11,7 @@ import (
 
 // Factors are what people can prove beside a password.
 type Factors struct {
-	Kinds        []string   `yaml:"kinds"` // totp, webauthn, sms, email; empty: the first two
+	Kinds        []string   `yaml:"kinds"` // totp, webauthn, sms, email
 	Issuer       string     `yaml:"issuer"`
 	AppPasswords bool       `yaml:"app_passwords"`
 	SMS          SMSGateway `yaml:"sms"`
@@ -56,6 +56,10 @@ type Policy struct {
 	RememberDays      int      `yaml:"remember_days"`
 	GraceDays         int      `yaml:"grace_days"`
 	AllowAppPasswords bool     `yaml:"allow_app_passwords"`
+}
+
+func defaultFactors() Factors {
+	return Factors{Kinds: []string{string(factor.TOTP), string(factor.WebAuthn)}, SMS: SMSGateway{Method: "POST"}}
 }
 
 func (c *Config) checkFactors(d *configReader) error {
@@ -177,10 +181,7 @@ func (p *Policy) rule() factor.Rule {
 }
 
 func (c *Config) factorKinds() []factor.Kind {
-	if len(c.SSO.Factors.Kinds) == 0 {
-		return []factor.Kind{factor.TOTP, factor.WebAuthn}
-	}
-	var out []factor.Kind
+	out := []factor.Kind{}
 	for _, k := range c.SSO.Factors.Kinds {
 		out = append(out, factor.Kind(k))
 	}

@@ -47,7 +47,7 @@ type OAuth struct {
 }
 
 func defaultSSO() SSO {
-	return SSO{PasswordLogin: true, Browser: SSOBrowser{IdleTimeout: Duration(8 * 60 * minute), Lifetime: Duration(7 * day), BindAddress: "off"}}
+	return SSO{PasswordLogin: true, Browser: SSOBrowser{IdleTimeout: Duration(8 * 60 * minute), Lifetime: Duration(7 * day), BindAddress: "off"}, Factors: defaultFactors()}
 }
 
 func defaultOAuth() OAuth { return OAuth{Enabled: true, KeyLifetime: Duration(90 * day)} }
