@@ -181,7 +181,9 @@ func (e *ConfigError) Error() string { return e.Key + " " + e.Err.Error() }
 // Unwrap gives the fault itself.
 func (e *ConfigError) Unwrap() error { return e.Err }
 
-func wrong(key, format string, args ...any) error { return &ConfigError{key, fmt.Errorf(format, args...)} }
+func wrong(key, format string, args ...any) error {
+	return &ConfigError{key, fmt.Errorf(format, args...)}
+}
 
 // Check finds the first value that cannot be.
 func (c Config) Check() error {

@@ -3,7 +3,9 @@ package ldapsync_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -202,7 +204,7 @@ type server struct {
 func serve(t testing.TB, cfg homeserver.Config) *server {
 	t.Helper()
 	s := &server{Server: hstest.StartWith(t, cfg), t: t}
-	if _, err := homeserver.CreateUser(t.Context(), s.Config, slog.New(slog.DiscardHandler), "root", "root's password", true); err != nil && !strings.Contains(err.Error(), "taken") {
+	if _, err := homeserver.CreateUser(t.Context(), s.Config, slog.New(slog.DiscardHandler), "root", "root's password", true, true); err != nil && !strings.Contains(err.Error(), "taken") {
 		t.Fatal(err)
 	}
 	s.admin = s.login("root", "root's password")
@@ -232,6 +234,21 @@ func (s *server) login(name, password string) *hstest.Client {
 	c := s.Anonymous()
 	c.UserID, c.Token, c.DeviceID = out.UserID, out.Token, out.DeviceID
 	return c
+}
+
+// metrics is what Prometheus reads.
+func (s *server) metrics() string {
+	s.t.Helper()
+	resp, err := http.Get(s.URL + "/metrics")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(b)
 }
 
 // status is GET …/directory/corp.

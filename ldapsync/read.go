@@ -98,6 +98,7 @@ func (d *directory) readOne(ctx context.Context, conn *ldap.Conn, s searchSpec, 
 		}
 		if s.kind == store.DirectoryGroup {
 			for _, name := range attributeNames(d.cfg.Groups.Member) {
+				name, _, _ = strings.Cut(name, ";") // who wants smaller parts asks for member;range=0-499
 				values, next, found, done := nextRange(raw, name)
 				if !found {
 					continue
@@ -128,7 +129,7 @@ func (d *directory) readOne(ctx context.Context, conn *ldap.Conn, s searchSpec, 
 
 // readRest reads the members of a large group that the server did not return at once (MS-ADTS 3.1.1.3.1.3.3).
 func (d *directory) readRest(ctx context.Context, conn *ldap.Conn, e *entry, next int) error {
-	name := attributeNames(d.cfg.Groups.Member)[0]
+	name, _, _ := strings.Cut(attributeNames(d.cfg.Groups.Member)[0], ";")
 	for {
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -35,14 +35,14 @@ type itemData struct {
 
 // saved is how far a directory was followed.
 type saved struct {
-	Config     string            `json:"config,omitzero"`   // digest of the configuration that the rest belongs to
-	Cookies    map[string][]byte `json:"cookies,omitzero"`  // of syncrepl by search, of DirSync
-	Server     string            `json:"server,omitzero"`   // Active Directory: the invocationId that USN counts for
-	USN        int64             `json:"usn,omitzero"`      // everything up to here was seen
-	FullAt     int64             `json:"full_at,omitzero"`  // ms: the last complete comparison
-	SeenAt     int64             `json:"seen_at,omitzero"`  // ms: the last look at the directory that succeeded
-	Error      string            `json:"error,omitzero"`    // what went wrong since
-	Pending    *Pending          `json:"pending,omitzero"`  // a run that waits for a confirmation
+	Config     string            `json:"config,omitzero"`    // digest of the configuration that the rest belongs to
+	Cookies    map[string][]byte `json:"cookies,omitzero"`   // of syncrepl by search, of DirSync
+	Server     string            `json:"server,omitzero"`    // Active Directory: the invocationId that USN counts for
+	USN        int64             `json:"usn,omitzero"`       // everything up to here was seen
+	FullAt     int64             `json:"full_at,omitzero"`   // ms: the last complete comparison
+	SeenAt     int64             `json:"seen_at,omitzero"`   // ms: the last look at the directory that succeeded
+	Error      string            `json:"error,omitzero"`     // what went wrong since
+	Pending    *Pending          `json:"pending,omitzero"`   // a run that waits for a confirmation
 	Following  bool              `json:"following,omitzero"` // changes are pushed
 	RequestRun string            `json:"request_run,omitzero"`
 }

@@ -25,14 +25,14 @@ type Status struct {
 	Servers   []string `json:"servers"`
 	Enabled   bool     `json:"sync_enabled"`
 	SignIn    bool     `json:"sign_in"`
-	Following bool     `json:"following"`          // changes are pushed at once
-	FullAt    int64    `json:"full_at,omitzero"`   // ms: the last complete comparison
-	SeenAt    int64    `json:"seen_at,omitzero"`   // ms: the last look that succeeded
-	Error     string   `json:"error,omitzero"`     // what went wrong since
-	Pending   *Pending `json:"waiting,omitzero"`   // a run that waits for a confirmation
-	Accounts  int64    `json:"accounts"`           // that can be used
-	Disabled  int64    `json:"disabled_accounts"`  // that are barred
-	Users     int64    `json:"users"`              // entries
+	Following bool     `json:"following"`         // changes are pushed at once
+	FullAt    int64    `json:"full_at,omitzero"`  // ms: the last complete comparison
+	SeenAt    int64    `json:"seen_at,omitzero"`  // ms: the last look that succeeded
+	Error     string   `json:"error,omitzero"`    // what went wrong since
+	Pending   *Pending `json:"waiting,omitzero"`  // a run that waits for a confirmation
+	Accounts  int64    `json:"accounts"`          // that can be used
+	Disabled  int64    `json:"disabled_accounts"` // that are barred
+	Users     int64    `json:"users"`             // entries
 	Groups    int64    `json:"groups"`
 	Units     int64    `json:"units"`
 	Runs      []Report `json:"runs"` // the newest first

@@ -107,7 +107,7 @@ type follower struct {
 	s       *state
 	log     *slog.Logger
 	batches chan batch
-	streams *streams // nil: none are held open
+	streams *streams    // nil: none are held open
 	recent  []time.Time // when accounts were barred, within the last hour
 	seeing  bool        // the last look at the directory succeeded
 }
@@ -273,4 +273,3 @@ func plain(err error) string {
 	}
 	return err.Error()
 }
-
