@@ -70,7 +70,7 @@ func (s *SSO) finishUpstream(w http.ResponseWriter, r *http.Request) error {
 		return saveErr
 	}
 	if err != nil {
-		return s.upstreamFailed(w, r, provider, err)
+		return s.upstreamFailed(w, r, provider, s.Accounts.RefuseSignIn(r.Context(), "", "sso:"+provider, err))
 	}
 	return s.signInByProvider(w, r, a, ident)
 }
@@ -92,7 +92,7 @@ func (s *SSO) upstreamFailed(w http.ResponseWriter, r *http.Request, provider st
 func (s *SSO) signInByProvider(w http.ResponseWriter, r *http.Request, a *Attempt, ident upstream.Identity) error {
 	res, err := s.Providers.Resolve(r.Context(), ident)
 	if err != nil {
-		return s.upstreamFailed(w, r, ident.Provider, err)
+		return s.upstreamFailed(w, r, ident.Provider, s.Accounts.RefuseSignIn(r.Context(), res.User, "sso:"+ident.Provider, err))
 	}
 	a.User, a.AMR, a.Factor, a.Grace = "", nil, false, false
 	a.Upstream = &ident

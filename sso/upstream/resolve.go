@@ -8,6 +8,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/people"
@@ -240,6 +241,13 @@ func (p *Providers) create(ctx context.Context, e *entry, i Identity, r Resoluti
 		}
 		if !linked {
 			return errReplayed // another window of the same person was quicker
+		}
+		err = audit.Append(ctx, tx, audit.Entry{
+			Source: audit.Source{Actor: user}, Action: people.ActionPrefix + ".created", Target: string(user),
+			Details: map[string]any{"source": i.Provider, "external_id": i.Subject},
+		})
+		if err != nil {
+			return err
 		}
 		if e.cfg.Mapping.EmailUse == UseIgnore || !i.EmailVerified {
 			return nil

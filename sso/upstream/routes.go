@@ -15,13 +15,14 @@ import (
 // Routes are what providers call, and what browsers bring from them.
 func (p *Providers) Routes() []web.Route {
 	const base = "/_moothall/upstream/{id}/"
+	// Sign-outs of a whole company come from one address, and so do the people of an office: the limit is that of reading.
 	return []web.Route{
-		{Pattern: "POST " + base + "backchannel-logout", Rate: web.RateLogin, Handler: p.backChannel},
-		{Pattern: "GET " + base + "frontchannel-logout", Rate: web.RateLogin, Handler: p.frontChannel},
-		{Pattern: "GET " + base + "saml/metadata", Rate: web.RateLogin, Handler: p.saml((*samlProvider).ownMetadata)},
-		{Pattern: "POST " + base + "saml/acs", Rate: web.RateLogin, Handler: p.saml((*samlProvider).acs)},
-		{Pattern: "GET " + base + "saml/slo", Rate: web.RateLogin, Handler: p.saml((*samlProvider).slo)},
-		{Pattern: "POST " + base + "saml/slo", Rate: web.RateLogin, Handler: p.saml((*samlProvider).slo)},
+		{Pattern: "POST " + base + "backchannel-logout", Rate: web.RateRead, Handler: p.backChannel},
+		{Pattern: "GET " + base + "frontchannel-logout", Rate: web.RateRead, Handler: p.frontChannel},
+		{Pattern: "GET " + base + "saml/metadata", Rate: web.RateRead, Handler: p.saml((*samlProvider).ownMetadata)},
+		{Pattern: "POST " + base + "saml/acs", Rate: web.RateRead, Handler: p.saml((*samlProvider).acs)},
+		{Pattern: "GET " + base + "saml/slo", Rate: web.RateRead, Handler: p.saml((*samlProvider).slo)},
+		{Pattern: "POST " + base + "saml/slo", Rate: web.RateRead, Handler: p.saml((*samlProvider).slo)},
 	}
 }
 

@@ -467,8 +467,11 @@ func (s *samlProvider) ownMetadata(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	d := sp.Metadata()
-	for i := range d.SPSSODescriptors { // the artifact binding is not served
-		d.SPSSODescriptors[i].AssertionConsumerServices = d.SPSSODescriptors[i].AssertionConsumerServices[:1]
+	for i := range d.SPSSODescriptors {
+		desc := &d.SPSSODescriptors[i]
+		desc.AssertionConsumerServices = desc.AssertionConsumerServices[:1] // the artifact binding is not served
+		// The library reads few of the ways to encrypt that providers use; TLS protects what comes.
+		desc.KeyDescriptors = slices.DeleteFunc(desc.KeyDescriptors, func(k saml.KeyDescriptor) bool { return k.Use == "encryption" })
 	}
 	b, err := xml.MarshalIndent(d, "", "  ")
 	if err != nil {

@@ -78,7 +78,7 @@ func (k *keycloak) samlServer(sign bool, change func(c map[string]any)) (*hstest
 
 func attributes(c map[string]any) map[string]any { return c["attributes"].(map[string]any) }
 
-// TestSAMLKeycloak signs in at Keycloak by SAML: assertions signed, encrypted, in a signed response; requests signed.
+// TestSAMLKeycloak signs in at Keycloak by SAML, with signed assertions and with signed responses and requests.
 func TestSAMLKeycloak(t *testing.T) {
 	k := findKeycloak(t)
 	for _, tc := range []struct {
@@ -90,16 +90,15 @@ func TestSAMLKeycloak(t *testing.T) {
 			attributes(c)["saml.assertion.signature"], attributes(c)["saml.server.signature"], attributes(c)["saml.encrypt"] = "true", "false", "false"
 			attributes(c)["saml.client.signature"] = "false"
 		}},
-		{"signed response, encrypted assertion, signed request", true, func(c map[string]any) {
-			attributes(c)["saml.assertion.signature"], attributes(c)["saml.server.signature"], attributes(c)["saml.encrypt"] = "true", "true", "true"
+		{"signed response and assertion, signed request", true, func(c map[string]any) {
+			attributes(c)["saml.assertion.signature"], attributes(c)["saml.server.signature"], attributes(c)["saml.encrypt"] = "true", "true", "false"
 			attributes(c)["saml.client.signature"] = "true"
-			attributes(c)["saml.encryption.algorithm"] = "http://www.w3.org/2001/04/xmlenc#aes256-cbc"
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			k.t = t
 			name := unique("shi")
-			userID := k.user(name, nil)
+			k.user(name, nil)
 			_, base := k.samlServer(tc.sign, tc.change)
 			b := newBrowser(t)
 			p := b.get(base + "/signin/upstream/adfs")
@@ -148,7 +147,7 @@ func TestSAMLKeycloak(t *testing.T) {
 				}
 				changed := change(string(raw))
 				if changed == string(raw) {
-					continue // hidden in what is encrypted
+					t.Errorf("%s: nothing was changed", what)
 				}
 				v.Set("SAMLResponse", base64.StdEncoding.EncodeToString([]byte(changed)))
 				if p := one.submit(p, 0); p.status < 400 || strings.Contains(p.body, "@"+name) || strings.Contains(p.body, "@administrator") {
@@ -171,10 +170,11 @@ func TestSAMLKeycloak(t *testing.T) {
 					p = b.submit(p, 0)
 				}
 			}
-			if p := b.get(base + "/account"); strings.Contains(p.body, "@"+name+":test") {
-				t.Errorf("still signed in after the sign-out at Keycloak: %s", p.at)
+			// Keycloak signs this like its responses; what nobody signed ends nothing.
+			p = b.get(base + "/account")
+			if in := strings.Contains(p.body, "@"+name+":test"); in != (tc.name == "signed assertion") {
+				t.Errorf("signed in after the sign-out at Keycloak: %v, at %s", in, p.at)
 			}
-			_ = userID
 		})
 	}
 }

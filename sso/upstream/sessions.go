@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/store"
 )
@@ -143,6 +144,7 @@ func (p *Providers) endUpstream(ctx context.Context, e *entry, subject, sid stri
 			browsers = append(browsers, u.Browser)
 		}
 	}
+	ctx = audit.WithSource(ctx, audit.Source{Kind: audit.KindSystem, Agent: "identity provider " + e.cfg.ID})
 	// What could open another session goes first.
 	if len(browsers) > 0 && p.EndBrowsers != nil {
 		if err := p.EndBrowsers(ctx, browsers); err != nil {
@@ -153,7 +155,7 @@ func (p *Providers) endUpstream(ctx context.Context, e *entry, subject, sid stri
 		return err
 	}
 	for user, d := range devices {
-		if err := p.Accounts.EndSessions(ctx, user, account.Ending{Devices: d, Soft: e.cfg.OnLogout == LogoutSoft}); err != nil {
+		if err := p.Accounts.EndSessions(ctx, user, account.Ending{Devices: d, Soft: e.cfg.OnLogout == LogoutSoft, Reason: "identity_provider"}); err != nil {
 			return fmt.Errorf("end the sessions of %s: %w", user, err)
 		}
 		p.Logger.Info("sessions ended by the identity provider", "provider", e.cfg.ID, "user_id", user, "devices", len(d))
