@@ -28,6 +28,7 @@ require (
 
 require (
 	github.com/dlclark/regexp2 v1.11.0 // indirect
+	github.com/mozillazg/go-pinyin v0.21.0 // indirect
 	github.com/trustelem/zxcvbn v1.0.1 // indirect
 )
 

@@ -25,7 +25,7 @@ var layers = [][]string{
 		"homeserver/clientapi", "homeserver/clientsync", "homeserver/push", "homeserver/media", "homeserver/federation", "homeserver/adminapi", "homeserver/rtc",
 		"appservices", "sso", "ldapsync", "search", "compliance", "console",
 	},
-	{"homeserver/groups"},
+	{"homeserver/groups", "homeserver/notices"},
 	{"homeserver/people"},
 	{"homeserver/room", "homeserver/account"},
 	{"compliance/audit"}, // what every act is recorded by, below those who act

@@ -24,6 +24,11 @@ type LiveKit struct {
 	APISecretFile string `yaml:"api_secret_file"`
 }
 
+// Notices is about what the server itself writes to users.
+type Notices struct {
+	RoomName string `yaml:"room_name"`
+}
+
 // checkRTC looks at the section rtc.
 func (c *Config) checkRTC(d *configReader) error {
 	l := c.RTC.LiveKit

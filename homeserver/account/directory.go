@@ -109,16 +109,16 @@ func rank(e store.DirectoryEntry, term string, words []string) int {
 	userID := strings.TrimPrefix(string(e.User), "@")
 	bareTerm := strings.TrimPrefix(term, "@")
 	switch {
-	case e.Folded == term, e.Localpart == bareTerm, userID == bareTerm:
+	case e.Folded == term, e.Localpart == bareTerm, userID == bareTerm, slices.Contains(strings.Fields(e.Latin), term):
 		return rankExact
-	case strings.HasPrefix(e.Folded, term), strings.HasPrefix(userID, bareTerm):
+	case strings.HasPrefix(e.Folded, term), strings.HasPrefix(userID, bareTerm), strings.HasPrefix(" "+e.Latin, " "+term):
 		return rankPrefix
 	}
 	out := rankWord
 	for _, word := range words {
 		switch {
-		case strings.HasPrefix(e.Folded, word), strings.Contains(e.Folded, " "+word), strings.HasPrefix(e.Localpart, word):
-		case strings.Contains(e.Folded, word), strings.Contains(e.Localpart, word):
+		case strings.HasPrefix(e.Folded, word), strings.Contains(e.Folded, " "+word), strings.HasPrefix(e.Localpart, word), strings.Contains(" "+e.Latin, " "+word):
+		case strings.Contains(e.Folded, word), strings.Contains(e.Localpart, word), strings.Contains(e.Latin, word):
 			out = rankPart
 		default:
 			return rankNone

@@ -322,7 +322,7 @@ func (p *Profiles) change(ctx context.Context, user id.UserID, fn func(*Profile)
 }
 
 func (p *Profile) stored(user id.UserID) (store.Profile, error) {
-	out := store.Profile{User: user, Folded: Fold(p.DisplayName)}
+	out := store.Profile{User: user, Folded: Fold(p.DisplayName), Latin: latin(p.DisplayName)}
 	if p.DisplayName != "" {
 		out.DisplayName = &p.DisplayName
 	}

@@ -60,6 +60,7 @@ func (a *API) Routes() []web.Route {
 		a.crossSigningRoutes(),
 		a.keyBackupRoutes(),
 		a.toDeviceRoutes(),
+		a.dehydratedRoutes(),
 		a.accountDataRoutes(),
 		a.tagRoutes(),
 		a.profileRoutes(),

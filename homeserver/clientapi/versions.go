@@ -81,6 +81,7 @@ var specVersions = []specVersion{
 var unstableFeatures = map[string]bool{
 	"org.matrix.e2e_cross_signing":  true, // Element Web sets cross-signing up only where this is listed
 	"org.matrix.simplified_msc3575": true, // sliding sync, which Element X needs
+	"org.matrix.msc3814":            true, // dehydrated devices
 	"org.matrix.msc4140":            true, // delayed events, which calls need
 	"org.matrix.msc4143":            true, // media servers for calls
 }

@@ -311,6 +311,9 @@ func (c *Client) Send(t testing.TB, req *http.Request) Response {
 	if resp.StatusCode >= 500 && resp.StatusCode != http.StatusServiceUnavailable && resp.StatusCode != http.StatusGatewayTimeout {
 		t.Errorf("%s %s: %d %s", req.Method, req.URL, resp.StatusCode, b)
 	}
+	if req.URL.Query().Has("org.matrix.msc4140.delay") && resp.StatusCode == http.StatusOK {
+		return out // a proposal changes the answer: the event has no id yet
+	}
 	if err := c.hs.spec.Check(req.Method, req.URL.EscapedPath(), resp.StatusCode, resp.Header, b); err != nil {
 		t.Errorf("%s %s: the response is not as the specification says: %v\n%d %.2000s", req.Method, req.URL.Path, err, resp.StatusCode, b)
 	}

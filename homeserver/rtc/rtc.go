@@ -83,7 +83,6 @@ func (s *RTC) Routes() []web.Route {
 		{Pattern: "POST " + delayed + "/{delayId}", Auth: web.User, AllowSuspended: true, Rate: web.RateRead, Handler: s.update},
 		{Pattern: "POST " + delayed + "/{delayId}/{action}", Auth: web.Optional, AllowSuspended: true, Rate: web.RateRead, Handler: s.act},
 		{Pattern: "GET /_matrix/client/unstable/org.matrix.msc4143/rtc/transports", Auth: web.User, Rate: web.RateRead, Handler: s.transports},
-		{Pattern: "GET /_matrix/client/v1/rtc/transports", Auth: web.User, Rate: web.RateRead, Handler: s.transports},
 	}
 	if s.Config.LiveKit.URL != "" {
 		routes = append(routes,
@@ -392,7 +391,7 @@ func (s *RTC) Transports() []jsontext.Value {
 	return append(out, s.Config.Transports...)
 }
 
-// transports handles GET /_matrix/client/v1/rtc/transports and its unstable form.
+// transports handles GET …/org.matrix.msc4143/rtc/transports.
 func (s *RTC) transports(w http.ResponseWriter, _ *http.Request) error {
 	return web.WriteJSON(w, map[string]any{"rtc_transports": s.Transports()})
 }

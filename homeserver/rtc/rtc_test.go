@@ -42,7 +42,7 @@ func TestDelayedEvents(t *testing.T) {
 		room := alice.CreateRoom("public_chat")
 		bob.Join(room)
 		schedule := func(body, txn string, ms int) string {
-			return alice.Must(t, "PUT", `{"msgtype":"m.text","body":"`+body+`"}`, "/v3/rooms/%s/send/m.room.message/%s?org.matrix.msc4140.delay=%d", room, txn, ms)["delay_id"].(string)
+			return alice.Must(t, "PUT", `{"msgtype":"m.text","body":"`+body+`"}`, "/v3/rooms/%s/send/m.room.message/%s?org.matrix.msc4140.delay=%s", room, txn, fmt.Sprint(ms))["delay_id"].(string)
 		}
 		soon := schedule("soon", "t1", 300)
 		if again := schedule("soon", "t1", 300); again != soon {
@@ -82,7 +82,7 @@ func TestDelayedEvents(t *testing.T) {
 			t.Errorf("outcomes %v", outcomes)
 		}
 		for _, delay := range []string{"x", "0", "-5", "99999999999"} {
-			if r := alice.Do(t, "PUT", `{}`, "/v3/rooms/%s/send/m.room.message/bad?org.matrix.msc4140.delay="+delay, room); r.Status != 400 {
+			if r := alice.Do(t, "PUT", `{}`, "/v3/rooms/%s/send/m.room.message/bad?org.matrix.msc4140.delay=%s", room, delay); r.Status != 400 {
 				t.Errorf("delay %s: %d", delay, r.Status)
 			}
 		}
@@ -132,8 +132,8 @@ func TestLiveKit(t *testing.T) {
 	})
 	alice, bob := hs.User("alice"), hs.User("bob")
 	room := alice.CreateRoom("private_chat")
-	service := hstest.At(alice.Must(t, "GET", "", "/v1/rtc/transports"), "rtc_transports", 0)
-	if hstest.At(service, "type") != "livekit" || hstest.At(service, "livekit_service_url") != hs.Config.PublicURL+"/_moothall/livekit" {
+	service := hstest.At(alice.Must(t, "GET", "", "/unstable/org.matrix.msc4143/rtc/transports"), "rtc_transports", 0)
+	if hstest.At(service, "type") != "livekit" || hstest.At(service, "livekit_service_url") != "https://"+alice.UserID.Homeserver()+"/_moothall/livekit" {
 		t.Errorf("transports %v", service)
 	}
 	if focus := hstest.At(alice.Must(t, "GET", "", "/.well-known/matrix/client"), "org.matrix.msc4143.rtc_foci", 0, "type"); focus != "livekit" {

@@ -13,6 +13,7 @@ type Profile struct {
 	AvatarURL   *string
 	Fields      Content
 	Folded      string // the display name as the directory compares it
+	Latin       string // and its readings in Latin letters, "" for none
 }
 
 // Profile reads a profile; a user without one has an empty one.
@@ -29,10 +30,10 @@ func (tx *Tx) SetProfile(p Profile) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(`INSERT INTO profiles (usr, displayname, avatar_url, folded, pos, fields) VALUES ($1, $2, $3, $4, $5, $6)
+	_, err = tx.Exec(`INSERT INTO profiles (usr, displayname, avatar_url, folded, pos, fields, latin) VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (usr) DO UPDATE SET displayname = excluded.displayname, avatar_url = excluded.avatar_url,
-		folded = excluded.folded, pos = excluded.pos, fields = excluded.fields`,
-		p.User, p.DisplayName, p.AvatarURL, p.Folded, pos, p.Fields)
+		folded = excluded.folded, pos = excluded.pos, fields = excluded.fields, latin = excluded.latin`,
+		p.User, p.DisplayName, p.AvatarURL, p.Folded, pos, p.Fields, p.Latin)
 	if err != nil {
 		return fmt.Errorf("store the profile of %s: %w", p.User, err)
 	}
@@ -60,6 +61,7 @@ type DirectoryEntry struct {
 	DisplayName *string
 	AvatarURL   *string
 	Folded      string
+	Latin       string
 	Known       bool // the user shares a room with the searcher, or is in a published one
 }
 
@@ -67,7 +69,7 @@ type DirectoryEntry struct {
 // ids. The patterns are those of LIKE with ! as the escape character. Known users come first, then short names.
 func (tx *Tx) SearchDirectory(searcher id.UserID, name, userID string, limit int) ([]DirectoryEntry, error) {
 	var out []DirectoryEntry
-	err := tx.Each(`SELECT u.user_id, u.localpart, p.displayname, p.avatar_url, coalesce(p.folded, ''),
+	err := tx.Each(`SELECT u.user_id, u.localpart, p.displayname, p.avatar_url, coalesce(p.folded, ''), coalesce(p.latin, ''),
 			CASE WHEN EXISTS (SELECT 1 FROM memberships m JOIN rooms r ON r.nid = m.room
 					WHERE m.usr = u.user_id AND m.membership = 2 AND r.published = 1)
 				OR EXISTS (SELECT 1 FROM memberships m JOIN memberships mine ON mine.room = m.room
@@ -75,11 +77,11 @@ func (tx *Tx) SearchDirectory(searcher id.UserID, name, userID string, limit int
 				THEN 1 ELSE 0 END AS known
 		FROM users u LEFT JOIN profiles p ON p.usr = u.user_id
 		WHERE u.deactivated = 0 AND u.user_id <> $1
-		AND (u.localpart LIKE $2 ESCAPE '!' OR p.folded LIKE $2 ESCAPE '!' OR u.user_id LIKE $3 ESCAPE '!')
+		AND (u.localpart LIKE $2 ESCAPE '!' OR p.folded LIKE $2 ESCAPE '!' OR p.latin LIKE $2 ESCAPE '!' OR u.user_id LIKE $3 ESCAPE '!')
 		ORDER BY known DESC, length(coalesce(p.folded, u.localpart)), u.user_id LIMIT $4`,
 		[]any{searcher, name, userID, limit}, func(r *Row) error {
 			var e DirectoryEntry
-			if err := r.Scan(&e.User, &e.Localpart, &e.DisplayName, &e.AvatarURL, &e.Folded, &e.Known); err != nil {
+			if err := r.Scan(&e.User, &e.Localpart, &e.DisplayName, &e.AvatarURL, &e.Folded, &e.Latin, &e.Known); err != nil {
 				return err
 			}
 			out = append(out, e)
@@ -117,4 +119,25 @@ func (tx *Tx) EventBodies(nids []int64, fn func(nid int64, body []byte)) error {
 		fn(nid, body)
 		return nil
 	})
+}
+
+// NamesWithoutLatin gives display names whose readings in Latin letters were not looked for yet.
+func (tx *Tx) NamesWithoutLatin(limit int) (map[id.UserID]string, error) {
+	out := map[id.UserID]string{}
+	err := tx.Each(`SELECT usr, coalesce(displayname, '') FROM profiles WHERE latin IS NULL LIMIT $1`, []any{limit}, func(r *Row) error {
+		var user id.UserID
+		var name string
+		if err := r.Scan(&user, &name); err != nil {
+			return err
+		}
+		out[user] = name
+		return nil
+	})
+	return out, err
+}
+
+// SetLatin stores the readings of a display name in Latin letters.
+func (tx *Tx) SetLatin(user id.UserID, latin string) error {
+	_, err := tx.Exec(`UPDATE profiles SET latin = $2 WHERE usr = $1 AND latin IS NULL`, user, latin)
+	return err
 }
