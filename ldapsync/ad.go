@@ -143,9 +143,7 @@ func (f *follower) readChanged(ctx context.Context, conn *ldap.Conn, ids []strin
 		}
 		for _, e := range snap.entries {
 			there[e.id] = true
-			if it := f.s.items[e.id]; it == nil || it.digest != string(e.digest) || f.odd(e) {
-				b.entries = append(b.entries, e)
-			}
+			b.entries = append(b.entries, e)
 		}
 	}
 	known := map[string]bool{}

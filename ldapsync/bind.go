@@ -195,6 +195,9 @@ func (d *directory) signInBy(ctx context.Context, filter, password string) (id.U
 		return "", err
 	}
 	if err := d.bindAs(conn, server, raw.DN, password); err != nil {
+		if errors.Is(err, signInErrors[refusedLockedOut]) && d.mapper.disabled(raw) != "" {
+			return "", errGone // locked for good, by an administrator
+		}
 		return "", err
 	}
 	return d.accept(ctx, raw)

@@ -27,16 +27,13 @@ type batch struct {
 // missingFrom adds what a batch that tells of everything does not name.
 func (b *batch) missingFrom(s *state) []string {
 	gone := slices.Clone(b.gone)
-	if b.present == nil {
-		return gone
-	}
 	for entryID, it := range s.items {
-		if it.kind == b.kind && !b.present[entryID] {
+		if b.present != nil && it.kind == b.kind && !b.present[entryID] {
 			gone = append(gone, entryID)
 		}
 	}
 	slices.Sort(gone)
-	return slices.Compact(gone)
+	return slices.Compact(gone) // a person who has an account, but was never read, stays as they are until everything is compared
 }
 
 // applyBatch takes over what changed, and notes how far that is.
@@ -46,6 +43,10 @@ func (f *follower) applyBatch(ctx context.Context, b batch) error {
 		r.Why = "looked for changes"
 	}
 	r.Read = len(b.entries) + len(b.gone)
+	b.entries = slices.DeleteFunc(b.entries, func(e *entry) bool {
+		it := f.s.items[e.id]
+		return it != nil && it.digest == string(e.digest) && !f.odd(e)
+	})
 	gone := b.missingFrom(f.s)
 	ops, faults := f.userOps(f.s, b.entries, gone)
 	for _, e := range slices.Concat(faults, b.nameless) {

@@ -121,6 +121,8 @@ func (d *directory) follow(ctx context.Context) error {
 	}
 	f := &follower{directory: d, s: s, log: d.Logger.With("directory", d.cfg.ID), batches: make(chan batch), seeing: true}
 	defer func() { f.streams.stop() }()
+	d.numbers.waiting.Store(s.Pending != nil)
+	s.Following = false
 	d.numbers.following.Store(true)
 	defer d.numbers.following.Store(false)
 	return f.run(ctx)
