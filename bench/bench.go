@@ -66,6 +66,7 @@ func phases() []phase {
 		{name: "initial", help: "initial sync of an account in 200 rooms, and incremental ones", fn: (*Bench).phaseInitial},
 		{name: "idle", help: "idle long polls", fn: (*Bench).phaseIdle, only: true},
 		{name: "fill", help: "a number of messages into 50 rooms of 20, to see what they take on the disk", fn: (*Bench).phaseFill, only: true},
+		{name: "signins", help: "what others feel of 200 people who sign in with passwords at once", fn: (*Bench).phaseSignIns, only: true},
 		{name: "stuck", help: "what others feel of 200 clients that never read the answer to their sync", fn: (*Bench).phaseStuck, only: true},
 		{name: "reconnect", help: "what others feel of 1,000 clients whose connections end and that come back at once", fn: (*Bench).phaseReconnect, only: true},
 		{name: "large", help: "what others feel of a lively room of 5,000", fn: (*Bench).phaseLarge, only: true},
