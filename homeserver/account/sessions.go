@@ -207,6 +207,7 @@ func (a *Accounts) Refresh(ctx context.Context, refreshToken string) (Tokens, er
 		return Tokens{}, errUnknownRefresh
 	}
 	var tokens Tokens
+	over := ""
 	hash := store.HashToken(refreshToken)
 	err := a.Store.Write(ctx, func(tx *store.Tx) error {
 		old, found, err := tx.SessionByRefresh(hash)
@@ -227,6 +228,16 @@ func (a *Accounts) Refresh(ctx context.Context, refreshToken string) (Tokens, er
 		if old.Ended {
 			return errSoftlyEnded
 		}
+		over = ""
+		if a.Config.Sessions.limited() {
+			signedIn, used, err := tx.DeviceTimes(old.User, old.Device)
+			if err != nil {
+				return err
+			}
+			if over = a.Config.Sessions.overLimit(signedIn, max(used, old.Created), a.now()); over != "" {
+				return a.endSessions(ctx, tx, old.User, Ending{Devices: []id.DeviceID{old.Device}, Soft: true, Reason: over})
+			}
+		}
 		if old.Replaces != 0 {
 			if err := tx.ConfirmSession(old); err != nil {
 				return err
@@ -243,6 +254,9 @@ func (a *Accounts) Refresh(ctx context.Context, refreshToken string) (Tokens, er
 		}
 		return nil
 	})
+	if err == nil && over != "" {
+		return Tokens{}, errSoftlyEnded
+	}
 	return tokens, err
 }
 
