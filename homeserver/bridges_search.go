@@ -2,13 +2,18 @@ package homeserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
+	"maunium.net/go/mautrix/id"
+
 	"github.com/moothall/moothall/homeserver/clientapi"
+	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/search"
 	"github.com/moothall/moothall/search/bleve"
 	"github.com/moothall/moothall/search/elastic"
+	"github.com/moothall/moothall/search/extract"
 )
 
 // buildSearch makes search; nil where it is switched off.
@@ -28,7 +33,35 @@ func (s *Server) buildSearch() (*search.Search, error) {
 	default:
 		return nil, fmt.Errorf("search.engine: there is no engine %s", engine)
 	}
+	if a := s.cfg.Search.Attachments; a.Enabled {
+		runner := &extract.Runner{Program: a.Program, Memory: int64(a.Memory), Timeout: a.Timeout.Std(), MaxSize: int64(a.MaxSize)}
+		d.Workers = a.Workers
+		d.Readable = func(contentType, filename string) bool { return extract.Kind(contentType, filename) != "" }
+		d.Extract = func(ctx context.Context, media string) (string, error) { return s.fileText(ctx, runner, media) }
+	}
 	return search.New(d), nil
+}
+
+// fileText finds the text of an uploaded file. Errors that are an *mxerr.Error are final.
+func (s *Server) fileText(ctx context.Context, runner *extract.Runner, address string) (string, error) {
+	uri, err := id.ParseContentURI(address)
+	if err != nil {
+		return "", mxerr.InvalidParam("this is no address of a file")
+	}
+	blob, file, err := s.media.Open(ctx, uri.Homeserver, uri.FileID)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = blob.Close() }()
+	kind := extract.Kind(file.Type, file.Filename)
+	if kind == "" {
+		return "", nil
+	}
+	text, err := runner.Text(ctx, kind, blob, file.Size)
+	if errors.Is(err, extract.ErrNoText) {
+		return "", mxerr.InvalidParam(err.Error())
+	}
+	return text, err
 }
 
 // open makes the client of the cluster.

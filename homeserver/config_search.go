@@ -38,6 +38,9 @@ type Attachments struct {
 	Timeout Duration `yaml:"timeout"`
 	Memory  Size     `yaml:"memory"`
 	Workers int      `yaml:"workers"`
+
+	// Program is started to read files; its main calls extract.Child. Empty: files are read in this process.
+	Program string `yaml:"-"`
 }
 
 // The search engines.

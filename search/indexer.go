@@ -18,10 +18,10 @@ const (
 	lookEvery = 2 * time.Second // between looks at the engine for what was wiped, and at the database for requests
 
 	// New messages gather before they are indexed together, the longer the more come: every write makes a segment, and to
-	// merge many small ones costs more than all the rest that is done for a message.
-	gatherTime = 300 * time.Millisecond
-	gatherEach = 5 * time.Millisecond // more for each entry of the last step
-	gatherMost = 1500 * time.Millisecond
+	// merge many small ones costs more than all the rest that is done for a message. What is sent is found within a second.
+	gatherTime = 100 * time.Millisecond
+	gatherEach = 2 * time.Millisecond // more for each entry of the last step
+	gatherMost = 400 * time.Millisecond
 )
 
 // index keeps the engine up to date until ctx ends. Whatever goes wrong, it looks afresh at what there is and goes on from

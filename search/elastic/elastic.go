@@ -210,7 +210,7 @@ func (x *Index) Generations(ctx context.Context) ([]search.Generation, error) {
 }
 
 const (
-	refreshServed = "500ms" // what is said is found within a second
+	refreshServed = "400ms" // what is said is found within a second
 	refreshBuilt  = "30s"
 )
 
