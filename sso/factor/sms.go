@@ -37,7 +37,8 @@ type smsData struct {
 	Nonce    string // another one for every request
 }
 
-// smsFuncs are for what gateways want: escaping, and the signatures of 阿里云, 腾讯云 and others.
+// smsFuncs are for what gateways want: escaping, and signatures by one digest. A gateway whose signature takes several steps (阿里云,
+// 腾讯云) is reached by way of a relay.
 var smsFuncs = template.FuncMap{
 	"json": func(v any) (string, error) {
 		b, err := json.Marshal(v)
