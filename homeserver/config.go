@@ -87,6 +87,7 @@ type Database struct {
 type Registration struct {
 	Mode             string `yaml:"mode"`
 	RequireEmail     bool   `yaml:"require_email"`
+	Guests           bool   `yaml:"guests"`
 	SharedSecret     Secret `yaml:"shared_secret"`
 	SharedSecretFile string `yaml:"shared_secret_file"`
 }
@@ -356,7 +357,7 @@ func (c *Config) StoreConfig() store.Config {
 // AccountConfig is the accounts' part.
 func (c *Config) AccountConfig() account.Config {
 	out := account.Config{
-		Registration: account.RegistrationConfig{Mode: c.Registration.Mode, SharedSecret: string(c.Registration.SharedSecret)},
+		Registration: account.RegistrationConfig{Mode: c.Registration.Mode, SharedSecret: string(c.Registration.SharedSecret), Guests: c.Registration.Guests},
 		Passwords: account.PasswordConfig{MinLength: c.Passwords.MinLength, Argon2: account.Argon2{
 			Time:      uint32(c.Passwords.Argon2.Iterations),
 			MemoryKiB: uint32(c.Passwords.Argon2.Memory / 1024),

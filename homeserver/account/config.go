@@ -25,6 +25,8 @@ type RegistrationConfig struct {
 	Mode string
 	// SharedSecret turns POST /_synapse/admin/v1/register on.
 	SharedSecret string
+	// Guests lets anybody have an account that may do little, without registration.
+	Guests bool
 }
 
 // PasswordConfig is for passwords that this server keeps.

@@ -28,6 +28,7 @@ type registerRequest struct {
 	DeviceName    *string     `json:"initial_device_display_name"`
 	InhibitLogin  bool        `json:"inhibit_login"`
 	RefreshTokens bool        `json:"refresh_token"`
+	GuestToken    string      `json:"guest_access_token"`
 }
 
 var errRegistrationClosed = mxerr.Forbidden("registration is closed on this server: ask an administrator for an account")
@@ -37,7 +38,7 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 	switch kind := web.QueryString(r, "kind"); kind {
 	case "", "user":
 	case "guest":
-		return mxerr.New(http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN", "this server has no guest accounts")
+		return a.registerGuest(w, r)
 	default:
 		return mxerr.InvalidParam("query parameter 'kind' must be user or guest")
 	}
@@ -49,8 +50,12 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 	if flows == nil {
 		return errRegistrationClosed
 	}
+	guest, err := a.guestOf(r.Context(), req)
+	if err != nil {
+		return err
+	}
 	// Spec: these are checked before user-interactive authentication.
-	localpart, err := a.checkRegistration(r, req)
+	localpart, err := a.checkRegistration(r, req, guest != "")
 	if err != nil {
 		return err
 	}
@@ -67,7 +72,12 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	u, err := a.Accounts.CreateUser(r.Context(), account.NewUser{Localpart: localpart, Password: *req.Password, Approval: &approval})
+	var u account.User
+	if guest == "" {
+		u, err = a.Accounts.CreateUser(r.Context(), account.NewUser{Localpart: localpart, Password: *req.Password, Approval: &approval})
+	} else {
+		u.ID, err = guest, a.Accounts.PromoteGuest(r.Context(), guest, *req.Password, approval)
+	}
 	if err != nil {
 		return a.beginAgain(r.Context(), approval, flows, err)
 	}
@@ -101,7 +111,7 @@ func (a *API) registrationFlows() []uiaFlow {
 }
 
 // checkRegistration refuses what could not be registered whoever asks, and returns the localpart.
-func (a *API) checkRegistration(r *http.Request, req registerRequest) (string, error) {
+func (a *API) checkRegistration(r *http.Request, req registerRequest, guest bool) (string, error) {
 	if err := account.ValidateDeviceID(req.DeviceID); err != nil {
 		return "", err
 	}
@@ -118,8 +128,8 @@ func (a *API) checkRegistration(r *http.Request, req registerRequest) (string, e
 		return account.SpareLocalpart(), nil
 	}
 	localpart, err := a.Accounts.Localpart(*req.Username)
-	if err != nil {
-		return "", err
+	if err != nil || guest {
+		return localpart, err
 	}
 	return localpart, a.Accounts.Available(r.Context(), localpart)
 }

@@ -272,6 +272,7 @@ func (a *API) putState(w http.ResponseWriter, r *http.Request) error {
 	if d.Type == typeMember && !wasJoined && rm.Membership(who.UserID) == room.MembershipJoin {
 		a.afterJoin(ctx, rm, who.UserID)
 	}
+	a.guestsOut(ctx, rm, &d)
 	return web.WriteJSON(w, eventIDResponse{eventID})
 }
 
