@@ -124,20 +124,39 @@ func (h *HR) Run(ctx context.Context) error {
 	return h.d.Store.RunLeased(ctx, "hr", func(ctx context.Context) error {
 		ctx = audit.WithSource(ctx, audit.Source{Kind: audit.KindSystem})
 		for {
-			work, ctx := errgroup.WithContext(ctx)
-			work.Go(func() error { return h.due(ctx) })
-			work.Go(func() error { return h.announceAll(ctx) })
+			work, both := errgroup.WithContext(ctx)
+			work.Go(func() error { return h.due(both) })
+			work.Go(func() error { return h.announceAll(both) })
 			if err := work.Wait(); err != nil {
+				return err
+			}
+			wait, err := h.untilDue(ctx)
+			if err != nil {
 				return err
 			}
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-h.kick:
-			case <-time.After(runEvery):
+			case <-time.After(wait):
 			}
 		}
 	})
+}
+
+// untilDue is how long nothing is due for anybody. Other processes may change that, so it is never long.
+func (h *HR) untilDue(ctx context.Context) (time.Duration, error) {
+	var next int64
+	err := h.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
+		var err error
+		next, err = tx.NextSCIMUser()
+		return err
+	})
+	wait := runEvery
+	if next != 0 {
+		wait = min(wait, max(time.Duration(next-h.now())*time.Millisecond, 10*time.Millisecond))
+	}
+	return wait, err
 }
 
 // localpartOf makes the name of an account out of a resource.

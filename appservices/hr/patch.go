@@ -98,6 +98,9 @@ func (k *kind) patchAll(o object, op string, value any) error {
 				return bad(invalidValue, "%s must be an object", ext.ID)
 			}
 			for sub, v := range part {
+				if strings.EqualFold(sub, "schemas") {
+					continue // which some clients write there too
+				}
 				if err := k.patchAt(o, op, ext.ID+":"+sub, v); err != nil {
 					return err
 				}

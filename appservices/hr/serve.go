@@ -62,6 +62,9 @@ func (h *HR) Routes() []web.Route {
 			return &scimError{status: http.StatusNotFound, detail: "there is nothing at " + r.URL.Path}
 		})
 	}
+	add("POST "+base+"/.search", func(http.ResponseWriter, *http.Request) error {
+		return &scimError{status: http.StatusNotImplemented, detail: "users and groups are searched apart: POST /Users/.search, POST /Groups/.search"}
+	})
 	add("POST "+announcements, h.announce)
 	add("GET "+announcements+"/{id}", h.announcement)
 	return out

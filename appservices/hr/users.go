@@ -293,7 +293,7 @@ func (s userStore) create(ctx context.Context, o object) (*resource, error) {
 		if err := s.apply(ctx, row, o); err != nil {
 			return nil, err
 		}
-	} else if row.Greet == 1 {
+	} else if row.Next != 0 {
 		s.wake()
 	}
 	return s.read(ctx, row)
@@ -396,8 +396,8 @@ func (h *HR) apply(ctx context.Context, row store.SCIMUser, o object) error {
 	if old != unit {
 		h.d.Groups.Wake()
 	}
-	if next != 0 && next <= now {
-		h.wake()
+	if next != 0 {
+		h.wake() // Run looks again when something is due
 	}
 	return nil
 }

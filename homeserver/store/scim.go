@@ -117,6 +117,13 @@ func (tx *Tx) DueSCIMUsers(now int64, limit int) ([]SCIMUser, error) {
 	return tx.scimUsers(`WHERE next_at <> 0 AND next_at <= $1 ORDER BY next_at LIMIT $2`, now, limit)
 }
 
+// NextSCIMUser is when something is due next for anybody (ms), 0 for never.
+func (tx *Tx) NextSCIMUser() (int64, error) {
+	var n int64
+	_, err := tx.Get([]any{&n}, `SELECT coalesce(min(next_at), 0) FROM scim_users WHERE next_at <> 0`)
+	return n, err
+}
+
 // SCIMUserIDs finds the ids of persons by their accounts.
 func (tx *Tx) SCIMUserIDs(users []id.UserID) (map[id.UserID]string, error) {
 	out := make(map[id.UserID]string, len(users))
