@@ -41,7 +41,6 @@ type cached struct {
 // request is a Request that is ready.
 type request struct {
 	Request
-	url                        *tmpl
 	query, headers, form, json []named
 }
 
