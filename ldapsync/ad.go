@@ -91,6 +91,9 @@ func (f *follower) dirSync(ctx context.Context, conn *ldap.Conn, info *serverInf
 	first := cookie == nil
 	// An entry is told of when one of these changed; name changes with a move too.
 	attributes := slices.Concat(f.mapper.userAttributes(), f.mapper.groupAttributes(), f.mapper.unitAttributes(), []string{"name", "isDeleted"})
+	for i := range attributes {
+		attributes[i], _, _ = strings.Cut(attributes[i], ";")
+	}
 	slices.Sort(attributes)
 	attributes = slices.Compact(attributes)
 	for ctx.Err() == nil {
