@@ -12,7 +12,7 @@ import (
 func (s *Server) newSSO() (*sso.SSO, error) {
 	c := &s.cfg
 	return sso.New(sso.Deps{
-		Store: s.store, Accounts: s.accounts, Profiles: s.profiles, Logger: s.log, Kit: s.kit, Limits: c.Limiter(),
+		Store: s.store, Accounts: s.accounts, Profiles: s.profiles, Logger: s.log, Kit: s.kit, Limits: s.limits,
 		ServerName: c.ServerName, PublicURL: c.PublicURL, Providers: s.providers, Factors: s.factors, Audit: s.accounts.Audit,
 		Config: sso.Config{
 			PasswordLogin: c.SSO.PasswordLogin, RedirectsAllowed: c.SSO.RedirectsAllowed, IdleTimeout: c.SSO.Browser.IdleTimeout.Std(),
@@ -36,7 +36,7 @@ func (s *Server) clientSSO() *clientapi.SSODeps {
 		Proofs: func(ctx context.Context, who *web.Identity, operation string) ([]string, error) {
 			return s.sso.Proofs(ctx, who.UserID, who.DeviceID, operation)
 		},
-		ApprovalURL: s.sso.ApprovalURL, TokenUsed: s.providers.TokenUsed,
+		ApprovalURL: s.sso.ApprovalURL, LegacyRefresh: s.sso.LegacyRefresh, TokenUsed: s.providers.TokenUsed,
 	}
 }
 

@@ -39,6 +39,7 @@ type Attempt struct {
 	State    string             `json:"state,omitzero"`
 	Kept     []byte             `json:"kept,omitzero"`
 	Upstream *upstream.Identity `json:"upstream,omitzero"`
+	StepUp   string             `json:"step_up,omitzero"` // stepUpWanted, stepUpAsked: of the provider, once
 
 	Email *emailProof `json:"email,omitzero"` // an address that is being proved, for a new password or account
 }
@@ -163,6 +164,13 @@ func (s *SSO) Advance(w http.ResponseWriter, r *http.Request, a *Attempt) error 
 			return err
 		}
 		if next := owed.Next(); next != "" && !(a.Grace && owed.MayPass()) {
+			helps, err := s.providerHelps(r, a)
+			if err != nil {
+				return err
+			}
+			if helps {
+				a.StepUp, next = stepUpWanted, PathSignIn+"/upstream/"+a.Upstream.Provider
+			}
 			if err := s.save(r, a); err != nil {
 				return err
 			}
@@ -181,6 +189,28 @@ func (s *SSO) Advance(w http.ResponseWriter, r *http.Request, a *Attempt) error 
 		return err
 	}
 	return goTo(w, r, a.Return)
+}
+
+// Whether the provider was asked for the second factor that is owed.
+const (
+	stepUpWanted = "wanted"
+	stepUpAsked  = "asked"
+)
+
+// providerHelps tells whether the provider at which the person signed in can be asked for the second factor that is owed, and
+// would be believed. It is asked once: whoever cannot give one there proves one of ours.
+func (s *SSO) providerHelps(r *http.Request, a *Attempt) (bool, error) {
+	// Browsers let no form of ours lead to another site.
+	if s.Providers == nil || a.Upstream == nil || a.Upstream.MFA || a.StepUp != "" || r.Method != http.MethodGet {
+		return false, nil
+	}
+	if info, ok := s.Providers.Get(a.Upstream.Provider, "en"); !ok || !info.StepUp {
+		return false, nil
+	}
+	p := s.passed(r, a)
+	p.Upstream.MFA = true
+	owed, err := s.Factors.Owes(r.Context(), a.User, p)
+	return err == nil && owed.None, err
 }
 
 // stepUp has somebody who is signed in prove a second factor.

@@ -239,6 +239,24 @@ func approvalPath(session, stage string) string {
 // OperationCrossSigning is what package clientapi calls the upload of cross-signing keys.
 const OperationCrossSigning = "upload cross-signing keys"
 
+// LegacyRefresh refuses refresh tokens that OAuth 2.0 gave at POST /refresh: what is exchanged there is not remembered as
+// spent, and no client has to say which it is. Errors: M_UNKNOWN_TOKEN.
+func (s *SSO) LegacyRefresh(ctx context.Context, token string) error {
+	oauth := false
+	err := s.Store.Read(ctx, func(tx *store.Tx) error {
+		session, found, err := tx.SessionByRefresh(store.HashToken(token))
+		if err != nil || !found {
+			return err
+		}
+		_, oauth, err = tx.OAuthGrant(session.User, session.Device)
+		return err
+	})
+	if err == nil && oauth {
+		err = mxerr.UnknownToken("this refresh token is for the OAuth 2.0 token endpoint", false)
+	}
+	return err
+}
+
 // ApprovalURL is where a person confirms what an authentication session is about.
 // Spec: client-server API, "OAuth authentication".
 func (s *SSO) ApprovalURL(session string) string {

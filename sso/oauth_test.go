@@ -99,6 +99,9 @@ func TestRefreshRotation(t *testing.T) {
 		if status, out := other.refresh(text(first, "refresh_token")); status != 400 || text(out, "error") != "invalid_grant" {
 			t.Errorf("another client refreshed: %d %v", status, out)
 		}
+		if r := hs.Anonymous().Do(t, "POST", `{"refresh_token":"`+text(first, "refresh_token")+`"}`, "/v3/refresh"); r.Status != 401 || r.Errcode != "M_UNKNOWN_TOKEN" {
+			t.Errorf("at the endpoint of older clients: %d %s", r.Status, r.Body)
+		}
 		status, second := a.refresh(text(first, "refresh_token"))
 		if status != 200 || text(second, "access_token") == "" || text(second, "refresh_token") == text(first, "refresh_token") {
 			t.Fatalf("refresh: %d %v", status, second)

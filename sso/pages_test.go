@@ -144,6 +144,7 @@ func TestLegacySSO(t *testing.T) {
 			}
 		}
 		b.get("/_matrix/client/v3/login/sso/redirect/nobody?redirectUrl=https%3A%2F%2Fold.example%2F").wants(404, "")
+		b.get("/_matrix/client/v3/login/sso/redirect?redirectUrl=https%3A%2F%2Fold.example%2F&action=register").wants(200, "old.example")
 		// Nor does our own way back lead elsewhere.
 		_, form := b.get("/account").form("/account/profile")
 		form.Set("return", "//evil.example/")
@@ -316,4 +317,47 @@ func TestBrowserSessions(t *testing.T) {
 	s.signIn(bob)
 	time.Sleep(400 * time.Millisecond)
 	s.get("/account").wants(200, "Sign in")
+}
+
+// TestRecovery replaces a forgotten password by mail.
+func TestRecovery(t *testing.T) {
+	mailbox := hstest.StartMailbox(t)
+	hs := hstest.Start(t, local, mailbox.Option(), func(c *homeserver.Config) { c.Registration.RequireEmail = true })
+	b, phone := newBrowser(t, hs.URL), newBrowser(t, hs.URL)
+	confirm := func() {
+		t.Helper()
+		// The mail is read on another device.
+		link := mailbox.Next(t, "alice@example.org").Link()
+		phone.get("/_moothall/email/validate?"+link).wants(200, "alice@example.org")
+		phone.submit("/_moothall/email/validate").wants(200, "The address is confirmed")
+	}
+	b.get("/register").wants(200, "confirm your e-mail address")
+	b.submit("/register/email", "email", "nonsense").wants(400, "cannot be used")
+	b.submit("/register/email", "email", "alice@example.org").wants(200, "A mail is on its way to alice@example.org")
+	confirm()
+	long := "correct horse battery"
+	b.get("/register").submit("/register", "username", "alice", "password", long, "password2", long).wants(200, "@alice:test")
+
+	fresh := newBrowser(t, hs.URL)
+	fresh.get("/recover").submit("/recover", "email", "alice@example.org").wants(200, "A mail is on its way")
+	fresh.get("/recover?check=1").wants(200, "was not opened yet")
+	// Who knows that a mail was sent, but not its link, gets nowhere.
+	_, form := fresh.get("/recover?again=1").form("/recover")
+	form.Set("password", long)
+	form.Set("password2", long)
+	if fresh.post("/recover/password", form); fresh.code != 400 {
+		t.Errorf("without the link: %d", fresh.code)
+	}
+	confirm()
+	fresh.get("/recover").wants(200, "Choose a new password")
+	fresh.submit("/recover/password", "password", "x", "password2", "x").wants(400, "too weak")
+	fresh.submit("/recover/password", "password", "battery staple horse", "password2", "battery staple horse").wants(200, "Your password was changed")
+	b.get("/account").wants(200, "Sign in") // the other browser was signed out
+	fresh.get("/signin").submit("/signin/password", "username", "alice@example.org", "password", "battery staple horse").wants(200, "@alice:test")
+	if fresh.post("/recover/password", form); fresh.code == 200 {
+		t.Error("the proof was good twice")
+	}
+	// An address of nobody is answered the same.
+	nobody := newBrowser(t, hs.URL)
+	nobody.get("/recover").submit("/recover", "email", "nobody@example.org").wants(200, "A mail is on its way")
 }

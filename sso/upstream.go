@@ -41,7 +41,10 @@ func (s *SSO) beginUpstream(w http.ResponseWriter, r *http.Request) error {
 		p.MaxAge = max(a.Need.MaxAge, time.Minute)
 		p.Prompt = "login"
 	}
-	p.MFA = a.Need.Factor
+	p.MFA = a.Need.Factor || a.StepUp == stepUpWanted
+	if a.StepUp == stepUpWanted {
+		a.StepUp = stepUpAsked
+	}
 	provider := web.PathParam(r, "provider")
 	target, kept, err := s.Providers.Begin(r.Context(), provider, p)
 	if err != nil {

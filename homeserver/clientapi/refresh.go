@@ -18,6 +18,11 @@ func (a *API) refresh(w http.ResponseWriter, r *http.Request) error {
 	if req.RefreshToken == nil {
 		return mxerr.MissingParam("'refresh_token' is required")
 	}
+	if a.SSO != nil {
+		if err := a.SSO.LegacyRefresh(r.Context(), *req.RefreshToken); err != nil {
+			return err
+		}
+	}
 	t, err := a.Accounts.Refresh(r.Context(), *req.RefreshToken)
 	if err != nil {
 		return err

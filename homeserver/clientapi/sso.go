@@ -34,6 +34,9 @@ type SSODeps struct {
 	OAuth bool
 	// Passwords says that people sign in with a password that this server checks.
 	Passwords bool
+	// LegacyRefresh refuses refresh tokens that OAuth 2.0 gave: they are good at its own endpoint alone, where one that was
+	// stolen is found out.
+	LegacyRefresh func(ctx context.Context, token string) error
 	// Proofs lists the stages of user-interactive authentication of which one confirms an operation.
 	Proofs func(ctx context.Context, who *web.Identity, operation string) ([]string, error)
 	// TokenUsed is told which device a login token has signed in; nil: nobody wants to know.
