@@ -410,6 +410,26 @@ func TestKeycloakSecondFactor(t *testing.T) {
 	}
 }
 
+// TestKeycloakStepUp: a policy of this server asks for a second factor, and Keycloak is asked for it; who has signed in there
+// with a password alone proves the second factor only.
+func TestKeycloakStepUp(t *testing.T) {
+	k := findKeycloak(t)
+	base, option := k.server(nil)
+	hstest.Start(t, option, func(c *homeserver.Config) {
+		c.SSO.Policies = []homeserver.Policy{{Name: "everybody", Require: []string{"any"}}}
+	})
+	b := newBrowser(t)
+	p := b.get(base + "/signin/upstream/kc")
+	p = b.submit(p, 0, "username", "carol", "password", "carol-pw")
+	if len(p.forms) == 0 || p.forms[0].id != "kc-otp-login-form" {
+		t.Fatalf("Keycloak was not asked for a second factor: %s %.1500s", p.at, p.body)
+	}
+	p = b.submit(p, 0, "otp", totp("carolsecretcarolsecr", time.Now()))
+	if p.at.String() != base+"/account" || p.status != 200 || !strings.Contains(p.body, "@carol:test") {
+		t.Fatalf("ended at %s: %d %.1500s", p.at, p.status, p.body)
+	}
+}
+
 // TestKeycloakMisuse: callbacks that nobody asked for.
 func TestKeycloakMisuse(t *testing.T) {
 	k := findKeycloak(t)
