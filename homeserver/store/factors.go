@@ -251,7 +251,7 @@ func (tx *Tx) FactorUsers(after id.UserID, limit int) ([]id.UserID, error) {
 	return out, err
 }
 
-// SweepFactors removes what has expired.
+// SweepFactors removes what has expired, and what belonged to accounts that were deactivated: numbers and addresses among it.
 func (tx *Tx) SweepFactors(now int64) error {
 	for _, sql := range []string{
 		`DELETE FROM factors WHERE active = 0 AND expires <= $1`,
@@ -260,6 +260,12 @@ func (tx *Tx) SweepFactors(now int64) error {
 		`DELETE FROM remembered_devices WHERE expires <= $1`,
 	} {
 		if _, err := tx.Exec(sql, now); err != nil {
+			return err
+		}
+	}
+	for _, table := range []string{"factors", "factor_recovery", "remembered_devices", "app_passwords"} {
+		if _, err := tx.Exec(`DELETE FROM ` + table + ` WHERE EXISTS
+			(SELECT 1 FROM users u WHERE u.user_id = ` + table + `.usr AND u.deactivated = 1)`); err != nil {
 			return err
 		}
 	}

@@ -740,6 +740,42 @@ func TestRenameRemoveReset(t *testing.T) {
 	})
 }
 
+// TestSweep shows that what has expired goes, and what belonged to an account that is gone.
+func TestSweep(t *testing.T) {
+	each(t, factor.Config{}, func(t *testing.T, fx *fixture) {
+		fx.user(t, alice)
+		fx.user(t, bob)
+		fx.totp(t, alice)
+		fx.totp(t, bob)
+		if _, err := fx.BeginEnrol(t.Context(), alice, factor.TOTP, "Not proved", "", here); err != nil {
+			t.Fatal(err)
+		}
+		fx.clock.forward(time.Hour)
+		var all []store.Factor
+		if err := fx.store.Write(t.Context(), func(tx *store.Tx) error {
+			if _, err := tx.Exec(`UPDATE users SET deactivated = 1 WHERE user_id = $1`, bob); err != nil {
+				return err
+			}
+			if err := tx.SweepFactors(fx.clock.now().UnixMilli()); err != nil {
+				return err
+			}
+			for _, u := range []id.UserID{alice, bob} {
+				list, err := tx.Factors(u)
+				if err != nil {
+					return err
+				}
+				all = append(all, list...)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if len(all) != 1 || all[0].User != alice || !all[0].Active {
+			t.Errorf("left: %+v", all)
+		}
+	})
+}
+
 // user makes the row of an account.
 func (fx *fixture) user(t *testing.T, user id.UserID) {
 	t.Helper()

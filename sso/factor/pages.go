@@ -33,15 +33,15 @@ type hosted struct {
 func (f *Factors) Pages(host Host) []web.Route {
 	h := &hosted{f, host}
 	route := func(pattern string, handler web.Handler) web.Route {
-		return web.Route{Pattern: pattern, Rate: web.RateLogin, Handler: f.pages.Handler(handler)}
+		return web.Route{Pattern: pattern, Rate: web.RateRead, Handler: f.pages.Handler(handler)}
 	}
 	form := func(pattern string, handler web.Handler) web.Route {
-		return route(pattern, func(w http.ResponseWriter, r *http.Request) error {
+		return web.Route{Pattern: pattern, Rate: web.RateLogin, Handler: f.pages.Handler(func(w http.ResponseWriter, r *http.Request) error {
 			if err := f.Kit.Form(w, r); err != nil {
 				return err
 			}
 			return handler(w, r)
-		})
+		})}
 	}
 	return []web.Route{
 		route("GET "+PathFactor, h.showFactor), form("POST "+PathFactor, h.checkFactor),
