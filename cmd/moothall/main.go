@@ -16,6 +16,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/search/extract"
 )
 
 // defaultFile is read if it is there and no other is named.
@@ -30,6 +31,7 @@ type cli struct {
 	HR        hrCmd        `cmd:"" name:"hr" help:"Manage what HR systems may do."`
 	Directory directoryCmd `cmd:"" help:"Look after the company's directories (LDAP, Active Directory)."`
 	Audit     auditCmd     `cmd:"" help:"Read and verify the audit log."`
+	Search    searchCmd    `cmd:"" help:"Look after the search index."`
 	Backup    backupCmd    `cmd:"" help:"Write a backup of database, media and keys, while the server runs or not."`
 	Restore   restoreCmd   `cmd:"" help:"Bring a backup back into an empty database and media directory."`
 	Bench     benchCmd     `cmd:"" help:"Measure a homeserver on this machine through its client-server API."`
@@ -55,7 +57,10 @@ func (c *cli) load() (homeserver.Config, *slog.Logger, error) {
 	return cfg, log, nil
 }
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	extract.Child() // this process may be the reader of one file
+	os.Exit(run(os.Args[1:]))
+}
 
 // run is main with an exit code: 0, or 1 after one line that says what is wrong.
 func run(args []string) int {

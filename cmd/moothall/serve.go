@@ -24,6 +24,9 @@ func (serveCmd) Run(ctx context.Context, c *cli) error {
 		log.Warn(w)
 	}
 	limitMemory(log)
+	if cfg.Search.Attachments.Program, err = os.Executable(); err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
 	srv, err := homeserver.New(ctx, cfg, log)
 	if err != nil {
 		return err
