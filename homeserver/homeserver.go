@@ -32,6 +32,7 @@ type Server struct {
 	kit       *page.Kit
 	pages     *pages
 	metrics   *metrics
+	limits    *web.Limiter
 	mux       *web.Mux // everything for clients
 	ops       *web.Mux // health and metrics alone
 	listeners []*listener
@@ -74,6 +75,7 @@ func (s *Server) build(ctx context.Context) error {
 	if s.pages, err = newPages(s.kit); err != nil {
 		return err
 	}
+	s.limits = s.cfg.Limiter()
 	if err := s.buildParts(); err != nil {
 		return err
 	}
@@ -90,7 +92,7 @@ func (s *Server) buildRoutes() error {
 	s.metrics.registry.MustRegister(s.directory)
 	cfg := web.Config{
 		Authenticate: s.accounts.Authenticator,
-		Limits:       s.cfg.Limiter(),
+		Limits:       s.limits,
 		Logger:       s.log,
 		OnPanic:      func(any) { s.metrics.panics.Inc() },
 		Observe:      s.metrics.observe,

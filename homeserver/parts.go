@@ -149,7 +149,7 @@ func (s *Server) buildParts() error {
 		Search:     s.searchFunc(),
 		Delay:      s.rtc.Schedule,
 		ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Store: s.store, Accounts: s.accounts, Rooms: s.rooms,
-		Limits: s.cfg.Limiter(), Logger: s.log, CopyPushRule: s.push.CopyRoomRule,
+		Limits: s.limits, Logger: s.log, CopyPushRule: s.push.CopyRoomRule,
 		UserDataDeps: clientapi.UserDataDeps{
 			Keys: s.keys, Data: s.data, Profiles: s.profiles, ParseSyncToken: clientsync.ParsePosition, PushRules: s.pushRules,
 			Turn: clientapi.TurnConfig{URIs: s.cfg.TURN.URIs, SharedSecret: string(s.cfg.TURN.SharedSecret), Lifetime: s.cfg.TURN.TTL.Std()},
@@ -180,7 +180,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.profiles.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.audit.Run, s.people.Run, s.groups.Run, s.hr.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.profiles.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.audit.Run, s.people.Run, s.groups.Run, s.hr.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch, s.runLimits} {
 		g.Go(func() error { return run(ctx) })
 	}
 }
@@ -189,6 +189,7 @@ func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
 func (s *Server) onBroadcast(topic, payload string) {
 	s.sync.OnBroadcast(topic, payload)
 	s.rtc.OnBroadcast(topic)
+	s.onLimits(topic, payload)
 }
 
 // outsideClient says how requests leave for addresses that users choose.

@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -46,12 +47,15 @@ type Limiter struct {
 	slack    [rateCount]time.Duration // how far ahead of now the entry may lie
 	start    time.Time
 	seed     maphash.Seed
+	sharing  atomic.Bool // other processes are told
 	shards   [limiterShards]limiterShard
 }
 
 type limiterShard struct {
 	mu   sync.Mutex
 	full map[limitKey]time.Duration // since Limiter.start
+
+	drawn map[limitKey]drawn // what other processes were not told of
 }
 
 type limitKey struct {
@@ -112,7 +116,7 @@ func (l *Limiter) draw(key limitKey, now time.Duration) time.Duration {
 	if interval == 0 {
 		return 0
 	}
-	shard := &l.shards[maphash.Comparable(l.seed, key)%limiterShards]
+	shard := l.shard(key)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	full, known := shard.full[key]
@@ -124,7 +128,14 @@ func (l *Limiter) draw(key limitKey, now time.Duration) time.Duration {
 		shard.makeRoom(now)
 	}
 	shard.full[key] = full + interval
+	if l.sharing.Load() {
+		shard.note(key, now)
+	}
 	return 0
+}
+
+func (l *Limiter) shard(key limitKey) *limiterShard {
+	return &l.shards[maphash.Comparable(l.seed, key)%limiterShards]
 }
 
 // makeRoom drops the buckets that are full again and, if none is, some that are not: under a flood of addresses
