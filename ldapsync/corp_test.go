@@ -204,7 +204,7 @@ type server struct {
 func serve(t testing.TB, cfg homeserver.Config) *server {
 	t.Helper()
 	s := &server{Server: hstest.StartWith(t, cfg), t: t}
-	if _, err := homeserver.CreateUser(t.Context(), s.Config, slog.New(slog.DiscardHandler), "root", "root's password", true, false); err != nil && !strings.Contains(err.Error(), "taken") {
+	if _, err := homeserver.CreateUser(t.Context(), s.Config, slog.New(slog.DiscardHandler), "root", "root's password", true); err != nil && !strings.Contains(err.Error(), "taken") {
 		t.Fatal(err)
 	}
 	s.admin = s.login("root", "root's password")
