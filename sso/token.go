@@ -240,8 +240,8 @@ func (s *SSO) tokenByRefresh(w http.ResponseWriter, r *http.Request, c *client) 
 	}
 	tokens, err := s.Accounts.Refresh(r.Context(), secret)
 	if e := mxerr.As(err); e != nil && e.Status < 500 {
-		if again := s.refreshUnknown(r, secret); again != nil && e.Code == "M_UNKNOWN_TOKEN" {
-			return again
+		if e.Code == "M_UNKNOWN_TOKEN" {
+			return s.refreshUnknown(r, secret)
 		}
 		return badRequest("invalid_grant", e.Message)
 	}
