@@ -45,7 +45,7 @@ func dnKey(dn string) string {
 	if err != nil {
 		return strings.ToLower(dn)
 	}
-	return p.String()
+	return strings.ToLower(p.String())
 }
 
 // parentKeys are the keys of the entries above one, the nearest first.
