@@ -147,7 +147,6 @@ func TestFollow(t *testing.T) {
 		t.Run("leaver", func(t *testing.T) {
 			d := s.login("dan", "pw-dan")
 			d.Must(t, "POST", `{"kind":"http","app_id":"app","pushkey":"key","app_display_name":"A","device_display_name":"D","lang":"en","data":{"url":"https://push.example.org/_matrix/push/v1/notify"}}`, "/v3/pushers/set")
-			d.Must(t, "POST", fmt.Sprintf(`{"device_keys":{"user_id":"@dan:test","device_id":%q,"algorithms":["m.olm.v1.curve25519-aes-sha2"],"keys":{},"signatures":{}}}`, d.DeviceID), "/v3/keys/upload")
 			c.remove(c.dn("dan"))
 			took := s.wait("dan to be out", limit, func() bool { return d.Do(t, "GET", "", "/v3/sync").Status == 401 })
 			t.Logf("signed out %v after the entry was gone", took)
@@ -158,8 +157,8 @@ func TestFollow(t *testing.T) {
 			if r := s.try("dan", "pw-dan"); r.Status != 403 && r.Status != 401 {
 				t.Errorf("sign-in of who is gone: %d %s", r.Status, r.Body)
 			}
-			if got := fmt.Sprint(b.Must(t, "POST", `{"device_keys":{"@dan:test":[]}}`, "/v3/keys/query")["device_keys"]); !strings.Contains(got, string(d.DeviceID)) {
-				t.Errorf("the device's keys are gone: %s", got)
+			if r := s.admin.Do(t, "GET", "", "/_synapse/admin/v2/users/@dan:test/devices"); !strings.Contains(string(r.Body), string(d.DeviceID)) {
+				t.Errorf("the device is gone: %d %s", r.Status, r.Body)
 			}
 			if got := fmt.Sprint(s.api("GET", "history/@dan:test", "")["changes"]); !strings.Contains(got, "person.created") || !strings.Contains(got, "person.disabled") {
 				t.Errorf("the history of dan: %s", got)
