@@ -83,10 +83,10 @@ func query(q *search.Query) object {
 			not = append(not, terms(field, values))
 		}
 	}
-	b := object{"filter": must}
-	if must == nil {
-		b["filter"] = object{"exists": object{"field": fieldNID}} // all but the state
+	if q.View == "" {
+		must = append(must, object{"exists": object{"field": fieldNID}}) // all but the state
 	}
+	b := object{"filter": must}
 	if not != nil {
 		b["must_not"] = not
 	}

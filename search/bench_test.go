@@ -1,0 +1,126 @@
+package search_test
+
+import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/bench"
+	"github.com/moothall/moothall/search"
+	"github.com/moothall/moothall/search/bleve"
+)
+
+// BenchmarkIndex writes a corpus into each engine, as many messages as MOOTHALL_BENCH_MESSAGES says (20,000), and then asks as
+// users do. One run is enough: go test ./search -run '^$' -bench Index -benchtime 1x
+func BenchmarkIndex(b *testing.B) {
+	n := int64(20_000)
+	if s := os.Getenv("MOOTHALL_BENCH_MESSAGES"); s != "" {
+		var err error
+		if n, err = strconv.ParseInt(s, 10, 64); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.Run("bleve", func(b *testing.B) {
+		x := bleve.New(b.TempDir(), slog.New(slog.DiscardHandler))
+		if err := x.Open(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = x.Close() })
+		measure(b, x, n)
+	})
+	for _, name := range clusters {
+		b.Run(name, func(b *testing.B) {
+			x, err := openCluster(cluster(b, name), prefix())
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { dropAll(b, x) })
+			measure(b, x, n)
+		})
+	}
+}
+
+func measure(b *testing.B, x search.Index, n int64) {
+	c := bench.NewCorpus(1)
+	state := search.State{Format: search.Format}
+	if err := x.Create(b.Context(), "gen-1", true, state); err != nil {
+		b.Fatal(err)
+	}
+	began := time.Now()
+	for i := int64(0); i < n; {
+		batch := &search.Batch{}
+		for ; i < n && len(batch.Docs) < 400; i++ {
+			m := c.Next(i)
+			batch.Docs = append(batch.Docs, search.Doc{
+				ID: fmt.Sprintf("$%043d", i), NID: i + 1, TS: m.TS, Version: i + 1, Room: int64(m.Room + 1), Sender: id.UserID(fmt.Sprintf("@u%d:test", m.Sender)),
+				Kind: search.KindText, Type: "m.room.message", Views: []string{search.ViewUser, search.ViewArchive},
+				Tokens: search.Tokenize(search.FoldAll(m.Body), 1<<20),
+			})
+		}
+		if err := x.Write(b.Context(), "gen-1", batch, state); err != nil {
+			b.Fatal(err)
+		}
+	}
+	took := time.Since(began)
+	b.ReportMetric(float64(n)/took.Seconds(), "messages/s")
+	b.ReportMetric(0, "ns/op")
+	within(b, 30*time.Second, "not all is there", func() bool {
+		p, err := x.Search(b.Context(), &search.Query{View: search.ViewUser, Exact: true})
+		return err == nil && p.Total == n
+	})
+	if _, size, err := x.Size(b.Context()); err == nil {
+		b.ReportMetric(float64(size)/float64(n), "bytes/message")
+	}
+	r := rand.New(rand.NewPCG(3, 4))
+	report(b, "user", 400, func() *search.Query {
+		return &search.Query{View: search.ViewUser, Text: term(b, c, r), Rooms: someRooms(c, r), Limit: 20}
+	}, x)
+	report(b, "officer", 100, func() *search.Query {
+		return &search.Query{View: search.ViewArchive, Text: term(b, c, r), Limit: 50, Exact: true, Facets: []search.Facet{
+			{Field: search.FacetSender, Size: 20}, {Field: search.FacetRoom, Size: 20}, {Field: search.FacetKind, Size: 10}, {Field: search.FacetDay}}}
+	}, x)
+}
+
+// someRooms are the rooms of a user: the busy ones, where everybody is, and some others.
+func someRooms(c *bench.Corpus, r *rand.Rand) []int64 {
+	rooms := []int64{1, 2, 3}
+	for range 10 + r.IntN(60) {
+		rooms = append(rooms, int64(1+r.IntN(c.Rooms)))
+	}
+	return rooms
+}
+
+// term is what somebody types: frequent and rare words of both languages, parts of words, numbers.
+func term(b *testing.B, c *bench.Corpus, r *rand.Rand) search.Expr {
+	words := []string{
+		c.Chinese(r.IntN(3000)), c.English(r.IntN(3000)), c.Chinese(r.IntN(50)) + " " + c.English(r.IntN(200)), c.English(r.IntN(20)),
+		"SO-2025" + strconv.Itoa(r.IntN(10_000)), c.Chinese(r.IntN(100)) + c.Chinese(r.IntN(100)), ".xlsx",
+	}
+	text, err := search.Parse(words[r.IntN(len(words))])
+	if err != nil {
+		b.Fatal(err)
+	}
+	return text.Expr()
+}
+
+func report(b *testing.B, who string, n int, make func() *search.Query, x search.Index) {
+	var times []time.Duration
+	for range n {
+		q := make()
+		began := time.Now()
+		if _, err := x.Search(b.Context(), q); err != nil {
+			b.Fatal(err)
+		}
+		times = append(times, time.Since(began))
+	}
+	slices.Sort(times)
+	b.ReportMetric(float64(times[n/2].Microseconds())/1000, who+"-p50-ms")
+	b.ReportMetric(float64(times[n*95/100].Microseconds())/1000, who+"-p95-ms")
+}
