@@ -19,6 +19,8 @@ const (
 	commitTry  = 6     // rebuilds of a unit that lost against another node
 	underLock  = 3     // from this try on a stale room is rebuilt inside the lock
 	prevEvents = 20    // the most prev_events an event may have
+
+	settleTime = 5 * time.Second // for finding out how a commit ended whose answer was lost
 )
 
 // unit is what one request wants committed: all of its drafts or none.
@@ -199,7 +201,7 @@ func (rs *Rooms) settle(ctx context.Context, b *commitBatch, cause error) error 
 	}
 	found := 0
 	var err error
-	for range 5 {
+	for began := time.Now(); ; {
 		err = rs.d.Store.Write(ctx, func(tx *store.Tx) error {
 			if err := tx.LockHead(); err != nil {
 				return err
@@ -208,7 +210,7 @@ func (rs *Rooms) settle(ctx context.Context, b *commitBatch, cause error) error 
 			found = len(rows)
 			return err
 		})
-		if err == nil {
+		if err == nil || time.Since(began) > settleTime {
 			break
 		}
 		time.Sleep(500 * time.Millisecond)

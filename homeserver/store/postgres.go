@@ -20,6 +20,14 @@ import (
 // frozenNodeTimeout frees the log's lock when the node that holds it does not go on.
 const frozenNodeTimeout = "5s"
 
+// A database that hangs without refusing anything looks like one that is slow: after these times requests are answered with
+// 503. A statement may wait for the log's lock as long as a frozen node holds it.
+const (
+	connectionTime = 5 * time.Second  // for one of the pool's connections
+	statementTime  = 8 * time.Second  // for one statement
+	commitTime     = 10 * time.Second // for what is sent with COMMIT
+)
+
 // pgRetries bounds how often a transaction that lost against another is run again.
 const pgRetries = 5
 
@@ -70,28 +78,42 @@ func (b *pgBackend) close() error {
 	return nil
 }
 
-func (b *pgBackend) ping(ctx context.Context) error { return b.pool.Ping(ctx) }
+func (b *pgBackend) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, connectionTime)
+	defer cancel()
+	return b.pool.Ping(ctx)
+}
+
+func (b *pgBackend) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	actx, cancel := context.WithTimeout(ctx, connectionTime)
+	defer cancel()
+	c, err := b.pool.Acquire(actx)
+	if err != nil {
+		return nil, pgError(ctx, err)
+	}
+	return c, nil
+}
 
 func (b *pgBackend) read(ctx context.Context, fn func(*Tx) error) error {
-	return b.run(ctx, "begin isolation level repeatable read, read only", fn, func(ctx context.Context, c *pgConn, _ *Tx) error {
+	return b.run(ctx, "begin isolation level repeatable read, read only", statementTime, fn, func(ctx context.Context, c *pgConn, _ *Tx) error {
 		return c.rollback(ctx)
 	})
 }
 
 // readOne runs a single statement, which needs no transaction to see one snapshot.
 func (b *pgBackend) readOne(ctx context.Context, fn func(*Tx) error) error {
-	c, err := b.pool.Acquire(ctx)
+	c, err := b.acquire(ctx)
 	if err != nil {
-		return pgError(ctx, err)
+		return err
 	}
 	defer c.Release()
-	return pgError(ctx, fn(&Tx{c: &pgConn{ctx: ctx, c: c.Conn()}}))
+	return pgError(ctx, fn(&Tx{c: &pgConn{ctx: ctx, c: c.Conn(), limit: statementTime}}))
 }
 
 func (b *pgBackend) write(ctx context.Context, fn func(*Tx) error, committed func([]Entry)) error {
 	for try := 0; ; try++ {
 		var entries []Entry
-		err := b.run(ctx, "begin", fn, func(ctx context.Context, c *pgConn, tx *Tx) error {
+		err := b.run(ctx, "begin", statementTime, fn, func(ctx context.Context, c *pgConn, tx *Tx) error {
 			entries = tx.entries
 			return b.commit(ctx, c, tx)
 		})
@@ -113,7 +135,7 @@ func (b *pgBackend) commit(ctx context.Context, c *pgConn, tx *Tx) error {
 	if !c.begun && len(c.pending) == 0 && !tx.locked {
 		return nil // nothing was asked of the database
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
 	defer cancel()
 	batch := c.batch()
 	if err := tx.queueLog(batch); err != nil {
@@ -151,13 +173,13 @@ func commitError(err error) error {
 }
 
 // run begins a transaction, runs fn and ends it by end, or by a roll-back when fn failed.
-func (b *pgBackend) run(ctx context.Context, begin string, fn func(*Tx) error, end func(context.Context, *pgConn, *Tx) error) (err error) {
-	conn, err := b.pool.Acquire(ctx)
+func (b *pgBackend) run(ctx context.Context, begin string, limit time.Duration, fn func(*Tx) error, end func(context.Context, *pgConn, *Tx) error) (err error) {
+	conn, err := b.acquire(ctx)
 	if err != nil {
-		return pgError(ctx, err)
+		return err
 	}
 	defer conn.Release()
-	c := &pgConn{ctx: ctx, c: conn.Conn(), begin: begin}
+	c := &pgConn{ctx: ctx, c: conn.Conn(), begin: begin, limit: limit}
 	defer func() {
 		if !c.begun {
 			return
@@ -176,7 +198,7 @@ func (b *pgBackend) run(ctx context.Context, begin string, fn func(*Tx) error, e
 }
 
 func (b *pgBackend) exclusive(ctx context.Context, fn func(*Tx) error) error {
-	return b.run(ctx, "begin", func(tx *Tx) error {
+	return b.run(ctx, "begin", 0, func(tx *Tx) error {
 		if _, err := tx.Exec("SET LOCAL idle_in_transaction_session_timeout = 0"); err != nil {
 			return err
 		}
@@ -218,8 +240,9 @@ func pgError(ctx context.Context, err error) error {
 type pgConn struct {
 	ctx     context.Context
 	c       *pgx.Conn
-	begin   string // how the transaction begins; "" for none
-	begun   bool   // the database has been asked to begin
+	limit   time.Duration // for each statement; 0: none
+	begin   string        // how the transaction begins; "" for none
+	begun   bool          // the database has been asked to begin
 	pending []pgStatement
 }
 
@@ -259,8 +282,14 @@ func (p *pgConn) rollback(ctx context.Context) error {
 
 // send sends a statement behind what is pending and gives its answer to fn.
 func (p *pgConn) send(sql string, args []any, fn func(pgx.Rows) error) error {
+	ctx := p.ctx
+	if p.limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.limit)
+		defer cancel()
+	}
 	if (p.begin == "" || p.begun) && len(p.pending) == 0 {
-		rows, err := p.c.Query(p.ctx, sql, args...)
+		rows, err := p.c.Query(ctx, sql, args...)
 		if err != nil {
 			return err
 		}
@@ -270,7 +299,7 @@ func (p *pgConn) send(sql string, args []any, fn func(pgx.Rows) error) error {
 	b := p.batch()
 	before := b.Len()
 	b.Queue(sql, args...)
-	res := p.c.SendBatch(p.ctx, b)
+	res := p.c.SendBatch(ctx, b)
 	for range before {
 		if _, err := res.Exec(); err != nil {
 			return errors.Join(err, res.Close())
