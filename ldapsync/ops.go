@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -108,7 +109,7 @@ type work struct {
 	touched map[string]bool // keys of users who are to be looked for in groups
 
 	mu    sync.Mutex
-	dirty []store.DirectoryItem
+	dirty map[string]store.DirectoryItem // by id: one statement writes an entry once
 }
 
 // users does the acts. What is wrong with one person is reported and stops nobody else; an error of our own stops all.
@@ -204,7 +205,10 @@ func (w *work) keepLocked(ctx context.Context, it *item) error {
 	if err != nil {
 		return err
 	}
-	w.dirty = append(w.dirty, row)
+	if w.dirty == nil {
+		w.dirty = map[string]store.DirectoryItem{}
+	}
+	w.dirty[row.ID] = row
 	if len(w.dirty) < flushSize {
 		return nil
 	}
@@ -212,8 +216,8 @@ func (w *work) keepLocked(ctx context.Context, it *item) error {
 }
 
 func (w *work) flushLocked(ctx context.Context) error {
-	rows := w.dirty
-	w.dirty = nil
+	rows := slices.Collect(maps.Values(w.dirty))
+	clear(w.dirty)
 	return w.f.Store.Write(ctx, func(tx *store.Tx) error { return tx.PutDirectoryItems(w.f.cfg.ID, rows) })
 }
 
@@ -221,20 +225,9 @@ func (w *work) flushLocked(ctx context.Context) error {
 func (w *work) finish(ctx context.Context, rest func(tx *store.Tx) error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	latest := map[string]store.DirectoryItem{}
-	for _, row := range w.dirty {
-		latest[row.ID] = row
+	if err := w.flushLocked(ctx); err != nil {
+		return err
 	}
-	rows := make([]store.DirectoryItem, 0, len(latest))
-	for _, row := range latest {
-		rows = append(rows, row)
-	}
-	for chunk := range slices.Chunk(rows, flushSize) {
-		if err := w.f.Store.Write(ctx, func(tx *store.Tx) error { return tx.PutDirectoryItems(w.f.cfg.ID, chunk) }); err != nil {
-			return err
-		}
-	}
-	w.dirty = nil
 	return w.f.Store.Write(ctx, rest)
 }
 
