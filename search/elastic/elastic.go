@@ -56,20 +56,27 @@ func New(cfg Config) (*Index, error) {
 		}
 		t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
-	conf := elastictransport.Config{
-		UserAgent: "moothall", Username: cfg.Username, Password: cfg.Password, APIKey: cfg.APIKey, Transport: portable{t},
-		MaxRetries: max(3, len(cfg.URLs)), RetryOnStatus: []int{502, 503, 504},
-		RetryOnError: func(r *http.Request, _ error) bool { return r.Context().Err() == nil },
-		RetryBackoff: func(attempt int) time.Duration { return time.Duration(attempt) * 100 * time.Millisecond },
-	}
+	var nodes []*url.URL
 	for _, s := range cfg.URLs {
 		u, err := url.Parse(s)
 		if err != nil {
 			return nil, fmt.Errorf("the address of the search cluster: %w", err)
 		}
-		conf.URLs = append(conf.URLs, u)
+		nodes = append(nodes, u)
 	}
-	es, err := elastictransport.New(conf)
+	options := []elastictransport.Option{
+		elastictransport.WithURLs(nodes...), elastictransport.WithUserAgent("moothall"), elastictransport.WithTransport(portable{t}),
+		elastictransport.WithRetry(max(3, len(nodes)), 502, 503, 504),
+		elastictransport.WithRetryOnError(func(r *http.Request, _ error) bool { return r.Context().Err() == nil }),
+		elastictransport.WithRetryBackoff(func(attempt int) time.Duration { return time.Duration(attempt) * 100 * time.Millisecond }),
+	}
+	switch {
+	case cfg.APIKey != "":
+		options = append(options, elastictransport.WithAPIKey(cfg.APIKey))
+	case cfg.Username != "":
+		options = append(options, elastictransport.WithBasicAuth(cfg.Username, cfg.Password))
+	}
+	es, err := elastictransport.NewClient(options...)
 	if err != nil {
 		return nil, fmt.Errorf("the client of the search cluster: %w", err)
 	}
