@@ -177,7 +177,7 @@ func (w *work) one(ctx context.Context, o *op) error {
 }
 
 // yieldFor is the pause after each account that is written.
-const yieldFor = 2 * time.Millisecond
+const yieldFor = 5 * time.Millisecond
 
 func pause(ctx context.Context, d time.Duration) {
 	select {
