@@ -26,8 +26,12 @@ func (tx *Tx) RoomBlocked(roomID string) (by string, ok bool, err error) {
 // DropRoom removes a room's row with its aliases and memberships: from then on it is not there. What else belongs to it
 // PurgeRoom removes.
 func (tx *Tx) DropRoom(room int64) error {
+	if err := tx.archiveRoom(room); err != nil {
+		return err
+	}
 	for _, sql := range []string{
 		`DELETE FROM room_aliases WHERE room = $1`,
+		`DELETE FROM appservice_rooms WHERE room = $1`,
 		`DELETE FROM memberships WHERE room = $1`,
 		`DELETE FROM rooms WHERE nid = $1`,
 	} {
@@ -82,6 +86,9 @@ func (tx *Tx) purgeEvents(sql string, args ...any) (int, error) {
 		return err
 	})
 	if err != nil || len(nids) == 0 {
+		return 0, err
+	}
+	if err := tx.archiveEvents(nids); err != nil {
 		return 0, err
 	}
 	err = tx.Each(`DELETE FROM events WHERE nid IN @int($1) RETURNING event_id`, []any{nids}, func(r *Row) error {
