@@ -23,6 +23,7 @@ import (
 const (
 	enableEnv = "MOOTHALL_FAULT_TESTS" // set by scripts/test: these tests take minutes and need the machine
 	roundsEnv = "FAULT_ROUNDS"         // how often a process is killed; 5 if it is not set
+	binaryEnv = "MOOTHALL_TEST_BINARY" // a program that is built already; without it one is built
 	seedEnv   = "FAULT_SEED"           // repeats the random moments of a run
 )
 
@@ -48,6 +49,9 @@ func eachDatabase(t *testing.T, fn func(t *testing.T, databaseURL string)) {
 
 // build makes the program once for all tests of the package.
 var build = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv(binaryEnv); path != "" {
+		return path, nil
+	}
 	dir, err := os.MkdirTemp("", "moothall-faults")
 	if err != nil {
 		return "", err
@@ -67,7 +71,7 @@ var build = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if os.Getenv(enableEnv) != "" {
+	if os.Getenv(enableEnv) != "" && os.Getenv(binaryEnv) == "" {
 		if path, err := build(); err == nil {
 			_ = os.RemoveAll(filepath.Dir(path))
 		}
