@@ -46,6 +46,7 @@ type Config struct {
 	Directories  []Directory  `yaml:"directories"`
 	Groups       Groups       `yaml:"groups"`
 	HR           HR           `yaml:"hr"`
+	AppServices  AppServices  `yaml:"appservices"`
 	Search       Search       `yaml:"search"`
 	Log          Log          `yaml:"log"`
 	Metrics      Metrics      `yaml:"metrics"`
@@ -102,6 +103,9 @@ type Passwords struct {
 	BcryptPepper     Secret   `yaml:"bcrypt_pepper"`
 	BcryptPepperFile string   `yaml:"bcrypt_pepper_file"`
 	Argon2           Argon2   `yaml:"argon2"`
+
+	// Program is started to hash passwords; its main calls account.HashChild. Empty: they are hashed in this process.
+	Program string `yaml:"-"`
 }
 
 // Argon2 is the cost of one password hash.
@@ -358,7 +362,7 @@ func (c *Config) StoreConfig() store.Config {
 func (c *Config) AccountConfig() account.Config {
 	out := account.Config{
 		Registration: account.RegistrationConfig{Mode: c.Registration.Mode, SharedSecret: string(c.Registration.SharedSecret), Guests: c.Registration.Guests},
-		Passwords: account.PasswordConfig{MinLength: c.Passwords.MinLength, Argon2: account.Argon2{
+		Passwords: account.PasswordConfig{MinLength: c.Passwords.MinLength, Program: c.Passwords.Program, Argon2: account.Argon2{
 			Time:      uint32(c.Passwords.Argon2.Iterations),
 			MemoryKiB: uint32(c.Passwords.Argon2.Memory / 1024),
 			Threads:   uint8(c.Passwords.Argon2.Parallelism),

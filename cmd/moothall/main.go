@@ -15,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/moothall/moothall/homeserver"
+	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/search/extract"
 )
@@ -58,7 +59,8 @@ func (c *cli) load() (homeserver.Config, *slog.Logger, error) {
 }
 
 func main() {
-	extract.Child() // this process may be the reader of one file
+	extract.Child()     // this process may be the reader of one file
+	account.HashChild() // or one that hashes passwords
 	os.Exit(run(os.Args[1:]))
 }
 

@@ -27,6 +27,7 @@ func (serveCmd) Run(ctx context.Context, c *cli) error {
 	if cfg.Search.Attachments.Program, err = os.Executable(); err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
+	cfg.Passwords.Program = cfg.Search.Attachments.Program
 	srv, err := homeserver.New(ctx, cfg, log)
 	if err != nil {
 		return err

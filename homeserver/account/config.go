@@ -47,6 +47,9 @@ type PasswordConfig struct {
 	// Synapse).
 	BcryptPepper string
 	Argon2       Argon2
+	// Program is started to hash passwords, beside the process that serves; its main calls HashChild. Empty: they are hashed
+	// in this process.
+	Program string
 }
 
 // Lockout is what follows on wrong passwords: after some of them the account, or the address they came from, has to wait

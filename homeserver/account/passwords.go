@@ -33,12 +33,17 @@ const (
 type hasher struct {
 	cost    Argon2
 	pepper  string // of bcrypt hashes from elsewhere
+	work    hashProcesses
 	turns   *semaphore.Weighted
 	waiting atomic.Int64
 }
 
 func newHasher(c PasswordConfig) *hasher {
-	return &hasher{cost: c.Argon2, pepper: c.BcryptPepper, turns: semaphore.NewWeighted(int64(max(1, runtime.GOMAXPROCS(0)/2)))}
+	atOnce := max(1, runtime.GOMAXPROCS(0)/2)
+	if c.Program != "" {
+		atOnce = runtime.GOMAXPROCS(0) // of processes that give way to this one
+	}
+	return &hasher{cost: c.Argon2, pepper: c.BcryptPepper, work: hashProcesses{program: c.Program}, turns: semaphore.NewWeighted(int64(atOnce))}
 }
 
 var errHashBusy = mxerr.Unavailable("too many people are signing in at the moment, try again soon")
@@ -68,7 +73,7 @@ func (h *hasher) hash(ctx context.Context, password string) ([]byte, error) {
 	defer done()
 	var salt [saltLength]byte
 	_, _ = rand.Read(salt[:]) // never fails
-	key := argon2.IDKey([]byte(password), salt[:], h.cost.Time, h.cost.MemoryKiB, h.cost.Threads, keyLength)
+	key := h.work.do(ctx, hashJob{Password: []byte(password), Salt: salt[:], Cost: h.cost, KeyLength: keyLength}).Key
 	return fmt.Appendf(nil, "$argon2id$v=%d$%s$%s$%s", argon2.Version, h.cost.params(),
 		base64.RawStdEncoding.EncodeToString(salt[:]), base64.RawStdEncoding.EncodeToString(key)), nil
 }
@@ -89,22 +94,22 @@ func (h *hasher) check(ctx context.Context, stored []byte, password string) (ok,
 	switch s := string(stored); {
 	case s == "":
 		var salt [saltLength]byte
-		argon2.IDKey([]byte(password), salt[:], h.cost.Time, h.cost.MemoryKiB, h.cost.Threads, keyLength)
+		h.work.do(ctx, hashJob{Password: []byte(password), Salt: salt[:], Cost: h.cost, KeyLength: keyLength})
 		return false, false, nil
 	case strings.HasPrefix(s, "$2"):
 		// As Synapse made them: the password in Unicode's form NFKC, then the pepper, and of both the first 72 bytes.
 		password := norm.NFKC.String(password) + h.pepper
-		err := bcrypt.CompareHashAndPassword(stored, []byte(password))
-		if err != nil && !errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) && len(password) <= 72 {
-			return false, false, fmt.Errorf("a stored bcrypt hash: %w", err)
+		r := h.work.do(ctx, hashJob{Bcrypt: stored, Password: []byte(password)})
+		if r.Error != "" {
+			return false, false, fmt.Errorf("a stored bcrypt hash: %s", r.Error)
 		}
-		return err == nil, true, nil
+		return r.Fits, true, nil
 	default:
 		cost, salt, key, err := parseArgon2(s)
 		if err != nil {
 			return false, false, err
 		}
-		got := argon2.IDKey([]byte(password), salt, cost.Time, cost.MemoryKiB, cost.Threads, uint32(len(key)))
+		got := h.work.do(ctx, hashJob{Password: []byte(password), Salt: salt, Cost: cost, KeyLength: uint32(len(key))}).Key
 		return subtle.ConstantTimeCompare(got, key) == 1, cost != h.cost, nil
 	}
 }

@@ -63,6 +63,7 @@ func (a *Accounts) Run(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
 			a.flushSeen(ctx)
+			a.hashes.work.close()
 			return nil
 		case <-tick.C:
 		}
