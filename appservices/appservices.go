@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +32,7 @@ type Deps struct {
 	Rooms      *room.Rooms
 	Logger     *slog.Logger
 	ServerName string
-	Paths      []string     // of registration files
+	Paths      []string     // of registration files, and of folders with such files that end in .yaml
 	Client     *http.Client // for requests to the services, which may be on private addresses
 	Now        func() time.Time
 }
@@ -49,7 +51,10 @@ type Service struct {
 type Services struct {
 	Deps
 	set    atomic.Pointer[set]
-	loaded atomic.Pointer[[]time.Time] // when the files changed that were loaded
+	loaded atomic.Pointer[[]stamp] // of the files that were loaded
+	line   delivery
+
+	retryAfter func(failures int64) time.Duration // how long the next attempt waits
 }
 
 // set is one state of the registrations; it does not change.
@@ -69,16 +74,18 @@ func New(d Deps) (*Services, error) {
 	if d.Client == nil {
 		d.Client = &http.Client{Timeout: time.Minute}
 	}
-	s := &Services{Deps: d}
+	s := &Services{Deps: d, retryAfter: retryAfter}
+	s.line.changed = make(chan struct{}, 1)
+	s.line.beside = make(chan besideLog, besideMost)
 	return s, s.load()
 }
 
 // load reads all files and puts them in the place of what was loaded before, if all are in order.
 func (s *Services) load() error {
 	next := &set{byID: map[string]*Service{}}
-	times := make([]time.Time, 0, len(s.Paths))
-	for _, path := range s.Paths {
-		times = append(times, changed(path))
+	stamps := stampsOf(s.Paths)
+	for _, f := range stamps {
+		path := f.path
 		x, err := readRegistration(path)
 		if err != nil {
 			return err
@@ -95,40 +102,56 @@ func (s *Services) load() error {
 		return err
 	}
 	s.set.Store(next)
-	s.loaded.Store(&times)
+	s.loaded.Store(&stamps)
 	return nil
 }
 
-func changed(path string) time.Time {
-	info, err := os.Stat(path)
-	if err != nil {
-		return time.Time{}
-	}
-	return info.ModTime()
+// stamp tells whether a file has changed.
+type stamp struct {
+	path    string
+	changed time.Time
+	size    int64
 }
 
-// reload reads the files again where one has changed, or where force is set. A mistake keeps what was loaded.
-func (s *Services) reload(force bool) {
-	old := *s.loaded.Load()
-	same := true
-	times := make([]time.Time, len(s.Paths))
-	for i, path := range s.Paths {
-		times[i] = changed(path)
-		same = same && times[i].Equal(old[i])
+// stampsOf lists the registration files that the paths name: files, and what ends in .yaml in folders.
+func stampsOf(paths []string) []stamp {
+	var out []stamp
+	add := func(path string) {
+		f := stamp{path: path}
+		if info, err := os.Stat(path); err == nil {
+			f.changed, f.size = info.ModTime(), info.Size()
+		}
+		out = append(out, f)
 	}
-	if same && !force {
-		return
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil || !info.IsDir() {
+			add(path)
+			continue
+		}
+		files, _ := filepath.Glob(filepath.Join(path, "*.yaml")) // the pattern is a good one
+		for _, f := range files {
+			add(f)
+		}
+	}
+	return out
+}
+
+// reload reads the files again where one has changed, or where force is set, and tells whether it did. A mistake keeps
+// what was loaded.
+func (s *Services) reload(force bool) bool {
+	stamps := stampsOf(s.Paths)
+	if slices.Equal(stamps, *s.loaded.Load()) && !force {
+		return false
 	}
 	if err := s.load(); err != nil {
-		s.Logger.Error("application services stay as they were: a registration is wrong", "error", err)
-		s.loaded.Store(&times) // one line for each change
-		return
+		s.Logger.Warn("application services stay as they were: a registration is wrong", "error", err)
+		s.loaded.Store(&stamps) // one line for each change
+		return false
 	}
 	s.Logger.Info("application services read again", "count", len(s.set.Load().all))
+	return true
 }
-
-// Reload reads the registrations again.
-func (s *Services) Reload() { s.reload(true) }
 
 // current is the state of the registrations.
 func (s *Services) current() *set { return s.set.Load() }
@@ -180,6 +203,22 @@ func (s *Services) AliasAllowed(alias, by string) error {
 		return mxerr.New(http.StatusBadRequest, "M_EXCLUSIVE", "this room alias is not in the application service's namespace")
 	}
 	return nil
+}
+
+// Any tells whether there are services.
+func (s *Services) Any() bool { return len(s.current().all) > 0 }
+
+// Of names the service whose token a request carries, "" for none.
+func (s *Services) Of(r *http.Request) string {
+	if !s.Any() {
+		return ""
+	}
+	if token := web.AccessToken(r); token != "" {
+		if x := s.byToken(token); x != nil {
+			return x.ID
+		}
+	}
+	return ""
 }
 
 // Covers tells whether a service may act as a user.

@@ -117,6 +117,24 @@ func readRegistration(path string) (*Service, error) {
 	return s, nil
 }
 
+// Check reads the registration files that the paths name and tells what is wrong, and with which of the paths.
+func Check(paths []string) (at int, err error) {
+	var all []*Service
+	for i, path := range paths {
+		for _, f := range stampsOf([]string{path}) {
+			x, err := readRegistration(f.path)
+			if err != nil {
+				return i, err
+			}
+			all = append(all, x)
+		}
+		if err := checkAll(all); err != nil {
+			return i, err
+		}
+	}
+	return 0, nil
+}
+
 // newService checks a registration.
 func newService(r Registration) (*Service, error) {
 	for _, f := range []struct{ name, value string }{

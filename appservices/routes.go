@@ -107,6 +107,7 @@ func (s *Services) ping(w http.ResponseWriter, r *http.Request) error {
 		return mxerr.New(http.StatusBadGateway, "M_BAD_STATUS", fmt.Sprintf("the application service answered with status %d", status)).
 			With("status", status).With("body", shown(answer))
 	}
+	s.Store.Broadcast(topicRetry, x.ID) // whoever delivers need not wait any longer
 	return web.WriteJSON(w, map[string]int64{"duration_ms": s.Now().Sub(began).Milliseconds()})
 }
 
@@ -157,14 +158,21 @@ func (s *Services) askAll(ctx context.Context, services []*Service, path string,
 func (s *Services) protocolOf(ctx context.Context, protocol string) (map[string]jsontext.Value, bool) {
 	var out map[string]jsontext.Value
 	var instances []jsontext.Value
-	for _, b := range s.askAll(ctx, s.withProtocol(protocol), "/_matrix/app/v1/thirdparty/protocol/"+url.PathEscape(protocol), nil) {
+	services := s.withProtocol(protocol)
+	for i, b := range s.askAll(ctx, services, "/_matrix/app/v1/thirdparty/protocol/"+url.PathEscape(protocol), nil) {
 		var p map[string]jsontext.Value
 		if b == nil || json.Unmarshal(b, &p) != nil {
 			continue
 		}
-		var some []jsontext.Value
+		var some []map[string]jsontext.Value
 		if err := json.Unmarshal(p["instances"], &some); err == nil {
-			instances = append(instances, some...)
+			for _, instance := range some {
+				v, err := named(services[i], instance)
+				if err != nil {
+					continue
+				}
+				instances = append(instances, v)
+			}
 		}
 		if out == nil {
 			out = p
@@ -182,6 +190,19 @@ func (s *Services) protocolOf(ctx context.Context, protocol string) (map[string]
 	}
 	out["instances"] = raw
 	return out, true
+}
+
+// named gives an instance the id by which the room directory of its network is asked for.
+func named(x *Service, instance map[string]jsontext.Value) (jsontext.Value, error) {
+	var network string
+	if err := json.Unmarshal(instance["network_id"], &network); err == nil && network != "" && instance != nil {
+		raw, err := json.Marshal(x.ID + "|" + network)
+		if err != nil {
+			return nil, err
+		}
+		instance["instance_id"] = raw
+	}
+	return json.Marshal(instance)
 }
 
 // protocols handles GET /_matrix/client/v3/thirdparty/protocols.

@@ -79,6 +79,9 @@ func (s *Server) build(ctx context.Context) error {
 	if err := s.buildParts(); err != nil {
 		return err
 	}
+	if err := s.services.Prepare(ctx); err != nil {
+		return err
+	}
 	if s.setupLink, err = s.prepareSetup(ctx); err != nil {
 		return err
 	}
@@ -90,8 +93,10 @@ func (s *Server) buildRoutes() error {
 	s.metrics.gauge("moothall_log_applied_position", "Position of the log up to which this process's memory is.",
 		func() float64 { return float64(s.store.Applied()) })
 	s.metrics.registry.MustRegister(s.directory)
+	s.metrics.registry.MustRegister(s.services)
 	cfg := web.Config{
-		Authenticate: s.accounts.Authenticator,
+		Authenticate: s.services.Authenticator(s.accounts.Authenticator),
+		Trusted:      func(r *http.Request) bool { return s.services.Of(r) != "" },
 		Limits:       s.limits,
 		Logger:       s.log,
 		OnPanic:      func(any) { s.metrics.panics.Inc() },

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/appservices"
 	"github.com/moothall/moothall/appservices/hr"
 	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/account"
@@ -53,6 +54,7 @@ type parts struct {
 	groups    *groups.Groups
 	hr        *hr.HR
 	search    *search.Search // nil: switched off
+	services  *appservices.Services
 
 	providers *upstream.Providers
 	factors   *factor.Factors
@@ -83,6 +85,7 @@ func (s *Server) buildParts() error {
 		Directory:         s.directoryPassword,
 		PasswordElsewhere: s.passwordElsewhere,
 		Gate:              s.factorGate,
+		Exclusive:         s.exclusiveUser,
 		AppPassword:       s.appPassword,
 	})
 	if s.factors, err = s.newFactors(); err != nil {
@@ -104,6 +107,7 @@ func (s *Server) buildParts() error {
 	s.sync = clientsync.New(clientsync.Deps{
 		Store: s.store, Rooms: s.rooms, Data: s.data, Keys: s.keys, Logger: s.log,
 		Rules: s.syncRules, PushRules: s.pushRules, Thread: threadOf, Bundle: s.bundle, SessionEnded: s.sessionEnded,
+		Typing: s.typing, Presence: s.presence,
 	})
 	blobs, err := media.OpenLocal(s.cfg.MediaDir())
 	if err != nil {
@@ -144,7 +148,11 @@ func (s *Server) buildParts() error {
 	if s.sso, err = s.newSSO(); err != nil {
 		return err
 	}
+	if s.services, err = s.newServices(); err != nil {
+		return err
+	}
 	s.client = clientapi.New(clientapi.Deps{
+		AppServices: s.clientServices(),
 		SSO:        s.clientSSO(),
 		Search:     s.searchFunc(),
 		Delay:      s.rtc.Schedule,
@@ -168,7 +176,7 @@ func (s *Server) buildParts() error {
 
 // partRoutes are the tables of the features.
 func (s *Server) partRoutes() [][]web.Route {
-	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.rtc.Routes(), s.providers.Routes(), s.sso.Routes(), s.directory.Routes(), s.hr.Routes()}
+	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.rtc.Routes(), s.providers.Routes(), s.sso.Routes(), s.directory.Routes(), s.hr.Routes(), s.services.Routes()}
 }
 
 // listenersOfLog are the parts that follow the log in this process, rooms first: whoever is woken later finds them up to date.
@@ -180,7 +188,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.profiles.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.audit.Run, s.people.Run, s.groups.Run, s.hr.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch, s.runLimits} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.profiles.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.audit.Run, s.people.Run, s.groups.Run, s.hr.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch, s.runLimits, s.runServices} {
 		g.Go(func() error { return run(ctx) })
 	}
 }
@@ -189,6 +197,7 @@ func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
 func (s *Server) onBroadcast(topic, payload string) {
 	s.sync.OnBroadcast(topic, payload)
 	s.rtc.OnBroadcast(topic)
+	s.services.OnBroadcast(topic, payload)
 	s.onLimits(topic, payload)
 }
 

@@ -79,6 +79,9 @@ func (a *API) putAlias(w http.ResponseWriter, r *http.Request) error {
 		return mxerr.MissingParam("'room_id' is missing")
 	}
 	who := web.Requester(r)
+	if err := a.aliasAllowed(who, alias); err != nil {
+		return err
+	}
 	rm, err := a.memberOf(ctx, *req.RoomID, who.UserID)
 	if err != nil {
 		return err
@@ -125,6 +128,9 @@ func (a *API) deleteAlias(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	who := web.Requester(r)
+	if err := a.aliasAllowed(who, alias); err != nil && !who.Admin {
+		return err
+	}
 	var found store.Alias
 	err = a.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
 		found, _, err = tx.AliasByName(alias)

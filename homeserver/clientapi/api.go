@@ -34,6 +34,9 @@ type Deps struct {
 	// SSO is sign-in in the browser; nil: there is none.
 	SSO *SSODeps
 
+	// AppServices are the application services; nil: there are none.
+	AppServices *AppServiceDeps
+
 	// CopyPushRule copies a user's push rule for a room to the room that replaces it; nil: there are no push rules.
 	CopyPushRule func(ctx context.Context, user id.UserID, from, to id.RoomID) error
 }
@@ -66,7 +69,6 @@ func (a *API) Routes() []web.Route {
 		a.profileRoutes(),
 		a.filterRoutes(),
 		a.voipRoutes(),
-		a.thirdPartyRoutes(),
 		a.createRoomRoutes(),
 		a.membershipRoutes(),
 		a.stateRoutes(),
@@ -75,6 +77,7 @@ func (a *API) Routes() []web.Route {
 		a.searchRoutes(),
 		a.aliasRoutes(),
 		a.directoryRoutes(),
+		a.appServiceRoutes(),
 		a.summaryRoutes(),
 		a.peekRoutes(),
 		a.reportRoutes(),

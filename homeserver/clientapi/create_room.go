@@ -74,6 +74,7 @@ func presetNamed(name string) (preset, bool) {
 type newRoom struct {
 	req     createRoomRequest
 	creator id.UserID
+	service string // the application service that makes it, "" for none
 	version *event.Version
 	preset  preset
 	alias   string // whole, "" for none
@@ -86,7 +87,7 @@ func (a *API) createRoom(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	n := &newRoom{req: req, creator: web.Requester(r).UserID}
+	n := &newRoom{req: req, creator: web.Requester(r).UserID, service: web.Requester(r).AppService}
 	if err := a.checkNewRoom(r.Context(), n); err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func (a *API) createRoom(w http.ResponseWriter, r *http.Request) error {
 	if err := a.draftRoom(r.Context(), n); err != nil {
 		return err
 	}
-	meta := room.RoomMeta{Published: req.Visibility == "public"}
+	meta := room.RoomMeta{Published: req.Visibility == "public", Preset: n.req.Preset}
 	if n.alias != "" {
 		meta.Aliases = []id.RoomAlias{id.RoomAlias(n.alias)}
 	}
@@ -145,7 +146,10 @@ func (a *API) checkNewRoom(ctx context.Context, n *newRoom) error {
 		return err
 	}
 	if req.AliasName != nil && *req.AliasName != "" {
-		if n.alias, err = a.newAlias(*req.AliasName); err != nil {
+		if n.alias, err = a.newAlias(*req.AliasName); err == nil {
+			err = a.aliasAllowed(&web.Identity{AppService: n.service}, n.alias)
+		}
+		if err != nil {
 			return err
 		}
 	}

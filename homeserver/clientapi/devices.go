@@ -65,6 +65,9 @@ func (a *API) renameDevice(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	user, device := web.Requester(r).UserID, id.DeviceID(web.PathParam(r, "deviceId"))
+	if web.Requester(r).AppService != "" {
+		return a.putServiceDevice(w, r, user, device, req.DisplayName)
+	}
 	if req.DisplayName == nil {
 		_, err = a.Accounts.Device(r.Context(), user, device)
 	} else {

@@ -44,6 +44,9 @@ func (a *API) loginFlows(w http.ResponseWriter, _ *http.Request) error {
 	if a.loginTokens() {
 		flows = append(flows, loginFlow{Type: loginToken, GetLoginToken: a.Accounts.Config.Sessions.LoginTokens})
 	}
+	if a.AppServices != nil && a.AppServices.Any() {
+		flows = append(flows, loginFlow{Type: loginAppService})
+	}
 	return web.WriteJSON(w, map[string]any{"flows": flows})
 }
 
@@ -82,6 +85,8 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case req.Type == "":
 		return mxerr.MissingParam("'type' is required")
+	case req.Type == loginAppService && a.AppServices != nil:
+		user, err = a.serviceLogin(r, req, &in)
 	case req.Type == loginPassword && a.passwords():
 		user, err = a.passwordLogin(r, req, &in)
 	case req.Type == loginToken && a.loginTokens():

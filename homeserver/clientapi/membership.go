@@ -486,6 +486,11 @@ func (a *API) checkInvitee(ctx context.Context, user id.UserID) error {
 	if !a.localName(string(user)) {
 		return mxerr.Forbidden("this server does not talk to other servers, so " + printable(string(user)) + " cannot be invited")
 	}
+	if known, err := a.Accounts.Exists(ctx, user); err != nil {
+		return err
+	} else if !known {
+		a.queriedUser(ctx, user) // whether a service made the user or not: anybody can be invited
+	}
 	config, err := a.Data.AccountData(ctx, user, "", "m.invite_permission_config")
 	if err != nil && !mxerr.Is(err, "M_NOT_FOUND") {
 		return err

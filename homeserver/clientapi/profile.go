@@ -27,7 +27,7 @@ func (a *API) profileRoutes() []web.Route {
 
 // profile handles GET /_matrix/client/v3/profile/{userId}.
 func (a *API) profile(w http.ResponseWriter, r *http.Request) error {
-	p, err := a.Profiles.Get(r.Context(), id.UserID(web.PathParam(r, "userId")))
+	p, err := a.profileOf(r.Context(), id.UserID(web.PathParam(r, "userId")))
 	if err != nil {
 		return err
 	}

@@ -98,10 +98,6 @@ func (a *API) publicRooms(w http.ResponseWriter, r *http.Request, q *directoryQu
 	if q.Limit != nil && *q.Limit > 0 {
 		limit = int(min(*q.Limit, maxDirectory))
 	}
-	if q.Network != "" {
-		// Rooms of bridged networks would be listed by their application services; none of them does.
-		return web.WriteJSON(w, publicRoomsResponse{Chunk: []summary{}})
-	}
 	at, back, err := directoryToken(q.Since)
 	if err != nil {
 		return err
@@ -130,7 +126,15 @@ func (a *API) directoryPage(ctx context.Context, q *directoryQuery, at int, back
 	var out publicRoomsResponse
 	var rooms []store.DirectoryRoom
 	err := a.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
-		rooms, err = tx.PublishedRooms()
+		switch service, network, _ := strings.Cut(q.Network, "|"); {
+		case q.AllNetworks:
+			rooms, err = tx.NetworkRooms("", "")
+		case q.Network != "":
+			// what the protocols of application services have as the instance_id of a network
+			rooms, err = tx.NetworkRooms(service, network)
+		default:
+			rooms, err = tx.PublishedRooms()
+		}
 		return err
 	})
 	if err != nil {

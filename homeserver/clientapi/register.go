@@ -21,6 +21,7 @@ func (a *API) registerRoutes() []web.Route {
 }
 
 type registerRequest struct {
+	Type          string      `json:"type"`
 	Auth          *authData   `json:"auth"`
 	Username      *string     `json:"username"`
 	Password      *string     `json:"password"`
@@ -45,6 +46,9 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 	req, err := web.ReadOptionalJSON[registerRequest](r)
 	if err != nil {
 		return err
+	}
+	if req.Type == loginAppService {
+		return a.registerByService(w, r, req)
 	}
 	flows := a.registrationFlows()
 	if flows == nil {

@@ -156,6 +156,9 @@ func (a *API) resolve(ctx context.Context, roomIDOrAlias string) (*room.Room, er
 			return nil, err
 		}
 		nid, err := a.aliasRoom(ctx, roomIDOrAlias)
+		if mxerr.Is(err, "M_NOT_FOUND") && a.queriedAlias(ctx, roomIDOrAlias) {
+			nid, err = a.aliasRoom(ctx, roomIDOrAlias)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -43,6 +43,11 @@ type Deps struct {
 	// SessionEnded tells whether the session of a waiting request was ended meanwhile, by the error that a new request
 	// would get; nil: it never is.
 	SessionEnded func(ctx context.Context, who *web.Identity) error
+	// Typing is told who types in a room, by its number, whenever that changes, in this process or another; nil: nobody
+	// wants to know.
+	Typing func(room int64, users []id.UserID)
+	// Presence is told of a user's presence when it changes: the content of m.presence; nil: nobody wants to know.
+	Presence func(user id.UserID, content []byte)
 }
 
 // Rules is what the push rules of one user say of the events of one room.
@@ -187,6 +192,7 @@ func (s *Sync) OnBroadcast(topic, payload string) {
 		var nid int64
 		var news bool
 		if nid, news, err = s.typing.receive(payload); news {
+			s.tellTyping(nid)
 			s.waker.schedule(nid, typingEvery)
 		}
 	case topicPresence:
@@ -242,6 +248,7 @@ func (s *Sync) runWaker(ctx context.Context) error {
 		}
 		ended, next := s.typing.expire()
 		for _, nid := range ended {
+			s.tellTyping(nid)
 			s.waker.schedule(nid, typingEvery)
 		}
 		rooms, due := s.waker.take()
@@ -342,6 +349,9 @@ func (s *Sync) publishPresence(ctx context.Context) int {
 	}
 	wake := make(map[id.UserID]struct{})
 	for i, u := range users {
+		if v, known := s.presence.get(u); known && s.d.Presence != nil {
+			s.d.Presence(u, s.appendPresence(nil, v))
+		}
 		others, err := s.d.Rooms.UsersSharingRoom(ctx, u)
 		if err != nil {
 			if ctx.Err() == nil {

@@ -2,6 +2,7 @@ package clientsync
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -189,6 +190,24 @@ func (t *typing) receive(payload string) (nid int64, news bool, err error) {
 	return c.Room, news, nil
 }
 
+// tellTyping tells whoever wants to know it who types in a room.
+func (s *Sync) tellTyping(nid int64) {
+	if s.d.Typing != nil {
+		s.d.Typing(nid, s.typing.who(nid))
+	}
+}
+
+// who lists the users who type in a room.
+func (t *typing) who(nid int64) []id.UserID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.rooms[nid]
+	if r == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(r.users))
+}
+
 // appendTyping appends the event m.typing.
 func appendTyping(b []byte, users []id.UserID) []byte {
 	b = append(b, `{"content":{"user_ids":[`...)
@@ -230,6 +249,7 @@ func (s *Sync) putTyping(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if s.typing.set(rm.NID(), who.UserID, *body.Typing && timeout > 0, timeout) {
+		s.tellTyping(rm.NID())
 		s.waker.schedule(rm.NID(), typingEvery)
 	}
 	nudge(s.waker.kick) // the end of the time may be nearer now

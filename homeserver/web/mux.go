@@ -184,7 +184,7 @@ func (m *Mux) handle(q *request, r *http.Request, found *match) error {
 	if q.identity != nil && q.identity.Suspended && !rt.AllowSuspended && rt.method != http.MethodGet {
 		return mxerr.UserSuspended()
 	}
-	if rt.Rate != RateNone && m.cfg.Limits != nil {
+	if rt.Rate != RateNone && m.cfg.Limits != nil && !(rt.Auth == Public && m.cfg.Trusted != nil && m.cfg.Trusted(r)) {
 		if wait := m.cfg.Limits.allowRequest(rt.Rate, q.identity, q.ip); wait > 0 {
 			return mxerr.LimitExceeded(wait)
 		}
@@ -255,6 +255,9 @@ func accessToken(r *http.Request) string {
 	}
 	return QueryString(r, "access_token")
 }
+
+// AccessToken is the token that a request carries, "" for none; for public endpoints that may be called with one.
+func AccessToken(r *http.Request) string { return accessToken(r) }
 
 // fail answers with the error, if nothing was answered yet.
 func (m *Mux) fail(q *request, r *http.Request, err error) {
