@@ -48,6 +48,7 @@ type Config struct {
 	HR           HR           `yaml:"hr"`
 	AppServices  AppServices  `yaml:"appservices"`
 	Search       Search       `yaml:"search"`
+	Compliance   Compliance   `yaml:"compliance"`
 	Log          Log          `yaml:"log"`
 	Metrics      Metrics      `yaml:"metrics"`
 
@@ -219,6 +220,7 @@ func DefaultConfig() Config {
 		Email:        Email{TLS: "starttls", Language: "en"},
 		SSO:          defaultSSO(),
 		Search:       defaultSearch(),
+		Compliance:   defaultCompliance(),
 		OAuth:        defaultOAuth(),
 		Sessions:     Sessions{AccessTokenLifetime: Duration(5 * minute)},
 		RateLimits: RateLimits{

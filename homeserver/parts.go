@@ -54,7 +54,8 @@ type parts struct {
 	groups    *groups.Groups
 	hr        *hr.HR
 	search    *search.Search // nil: switched off
-	services  *appservices.Services
+	compliance
+	services *appservices.Services
 
 	providers *upstream.Providers
 	factors   *factor.Factors
@@ -65,6 +66,7 @@ type parts struct {
 func (s *Server) buildParts() error {
 	s.rooms = room.New(room.Deps{
 		Store: s.store, ServerName: s.cfg.ServerName, Key: s.key, Logger: s.log, Features: pushFeatures,
+		NewRoom: s.newRoomPolicy, Check: s.sendPolicy,
 	})
 	s.keys = account.NewKeys(account.KeysDeps{Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log})
 	s.data = account.NewData(account.DataDeps{Store: s.store})
@@ -153,10 +155,10 @@ func (s *Server) buildParts() error {
 	}
 	s.client = clientapi.New(clientapi.Deps{
 		AppServices: s.clientServices(),
-		SSO:        s.clientSSO(),
-		Search:     s.searchFunc(),
-		Delay:      s.rtc.Schedule,
-		ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Store: s.store, Accounts: s.accounts, Rooms: s.rooms,
+		SSO:         s.clientSSO(),
+		Search:      s.searchFunc(),
+		Delay:       s.rtc.Schedule,
+		ServerName:  s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Store: s.store, Accounts: s.accounts, Rooms: s.rooms,
 		Limits: s.limits, Logger: s.log, CopyPushRule: s.push.CopyRoomRule,
 		UserDataDeps: clientapi.UserDataDeps{
 			Keys: s.keys, Data: s.data, Profiles: s.profiles, ParseSyncToken: clientsync.ParsePosition, PushRules: s.pushRules,
@@ -166,6 +168,9 @@ func (s *Server) buildParts() error {
 	s.notices = notices.New(notices.Deps{
 		Store: s.store, Rooms: s.rooms, Data: s.data, Profiles: s.profiles, Logger: s.log, Service: s.groups.Service, RoomName: s.cfg.Notices.RoomName,
 	})
+	if err := s.buildCompliance(); err != nil {
+		return err
+	}
 	s.admin = adminapi.New(adminapi.Deps{
 		Notice:     s.notices.Send,
 		ServerName: s.cfg.ServerName, Version: Version(), Store: s.store, Accounts: s.accounts, Profiles: s.profiles, Rooms: s.rooms,
@@ -188,7 +193,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.profiles.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.audit.Run, s.people.Run, s.groups.Run, s.hr.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch, s.runLimits, s.runServices} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.profiles.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.audit.Run, s.people.Run, s.groups.Run, s.hr.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch, s.runCompliance, s.runLimits, s.runServices} {
 		g.Go(func() error { return run(ctx) })
 	}
 }

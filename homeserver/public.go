@@ -67,6 +67,7 @@ type wellKnownClient struct {
 		BaseURL string `json:"base_url"`
 	} `json:"m.homeserver"`
 	Foci []jsontext.Value `json:"org.matrix.msc4143.rtc_foci,omitempty"`
+	E2EE map[string]any   `json:"io.element.e2ee,omitempty"`
 }
 
 // wellKnownClient handles GET /.well-known/matrix/client.
@@ -75,6 +76,7 @@ func (s *Server) wellKnownClient(w http.ResponseWriter, _ *http.Request) error {
 	var out wellKnownClient
 	out.Homeserver.BaseURL = s.cfg.PublicURL
 	out.Foci = s.rtc.Transports()
+	out.E2EE = s.classes.WellKnown()
 	return web.WriteJSON(w, out)
 }
 

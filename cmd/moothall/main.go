@@ -32,6 +32,7 @@ type cli struct {
 	HR        hrCmd        `cmd:"" name:"hr" help:"Manage what HR systems may do."`
 	Directory directoryCmd `cmd:"" help:"Look after the company's directories (LDAP, Active Directory)."`
 	Audit     auditCmd     `cmd:"" help:"Read and verify the audit log."`
+	Archive   archiveCmd   `cmd:"" help:"Verify the archive of messages."`
 	Search    searchCmd    `cmd:"" help:"Look after the search index."`
 	Backup    backupCmd    `cmd:"" help:"Write a backup of database, media and keys, while the server runs or not."`
 	Restore   restoreCmd   `cmd:"" help:"Bring a backup back into an empty database and media directory."`

@@ -32,6 +32,10 @@ type Deps struct {
 	// Features gives the compact push features that are stored with an event; nil stores none. parent gives those of
 	// the event that this one relates to, nil where it is not known.
 	Features func(evType string, stateKey *string, content []byte, parent func(eventID string) []byte) []byte
+	// NewRoom looks at the events of a room that is about to be made, m.room.create first, and returns those that it may begin
+	// with, and a func that is called when the room is there, or nil. Check refuses an event that a policy forbids. nil: no policy.
+	NewRoom func(ctx context.Context, creator id.UserID, drafts []Draft, meta RoomMeta) ([]Draft, func(context.Context, id.RoomID), error)
+	Check   func(ctx context.Context, r *Room, d *Draft) error
 }
 
 // Rooms holds the rooms of the server. It is safe for concurrent use.

@@ -34,6 +34,7 @@ type Draft struct {
 type RoomMeta struct {
 	Published bool           // stands in the public room directory
 	Aliases   []id.RoomAlias // claimed with the room: a taken one refuses the whole creation with M_ROOM_IN_USE
+	Preset    string         // that the creator chose, "" for none; Deps.NewRoom looks at it
 }
 
 // newRoom is a room in the making.
@@ -144,6 +145,11 @@ func (rs *Rooms) prepare(ctx context.Context, u *unit) error {
 		if u.room == nil {
 			continue
 		}
+		if rs.d.Check != nil {
+			if err := rs.d.Check(ctx, u.room, d); err != nil {
+				return err
+			}
+		}
 		u.txnKey[i] = txnHash(d, u.room.nid)
 		v := u.room.Version()
 		if d.Type == "m.room.redaction" {
@@ -199,12 +205,22 @@ func (rs *Rooms) CreateRoom(ctx context.Context, v *event.Version, creator id.Us
 	drafts := make([]Draft, 0, 1+len(rest))
 	drafts = append(drafts, Draft{Type: "m.room.create", StateKey: &empty, Content: create, Sender: creator})
 	drafts = append(drafts, rest...)
+	var made func(context.Context, id.RoomID)
+	if rs.d.NewRoom != nil {
+		var err error
+		if drafts, made, err = rs.d.NewRoom(ctx, creator, drafts, meta); err != nil {
+			return "", err
+		}
+	}
 	u := &unit{create: c, drafts: drafts}
 	if err := rs.prepare(ctx, u); err != nil {
 		return "", err
 	}
 	if _, err := rs.submit(ctx, u); err != nil {
 		return "", err
+	}
+	if made != nil {
+		made(context.WithoutCancel(ctx), c.roomID)
 	}
 	return c.roomID, nil
 }
