@@ -32,15 +32,7 @@ func (h *HR) due(ctx context.Context) error {
 		if err != nil || len(rows) == 0 {
 			return err
 		}
-		settled := false
 		for _, row := range rows {
-			if reason, _ := barred(&row, h.now()); row.Greet == 1 && reason == "" && !settled {
-				// the newcomer's rooms are to be in the message
-				if _, err := h.d.Groups.Settle(ctx); err != nil {
-					return err
-				}
-				settled = true
-			}
 			if err := h.dueFor(ctx, row); err != nil {
 				if ctx.Err() != nil {
 					return nil
@@ -71,7 +63,10 @@ func (h *HR) dueFor(ctx context.Context, row store.SCIMUser) error {
 	if greeted || reason != "" {
 		return nil
 	}
-	// a room that the first day opened is there by now
+	// rooms that the first day opened are to be in the message
+	if err := h.d.Groups.Recheck(ctx, row.User); err != nil {
+		return err
+	}
 	if _, err := h.d.Groups.Settle(ctx); err != nil {
 		return err
 	}

@@ -175,14 +175,15 @@ func (s groupStore) save(ctx context.Context, row store.SCIMGroup, o object) (*r
 		if err == nil && !ok {
 			err = stale()
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return s.d.Groups.Write(tx, g) // with its row: who changes the group next builds upon these members
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := s.d.Groups.Put(ctx, Source, g); err != nil {
-		return nil, err
-	}
+	s.d.Groups.Wake()
 	return s.read(ctx, row, true)
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -30,26 +31,47 @@ func newID() string {
 
 // read makes a resource of a row.
 func (s userStore) read(ctx context.Context, row store.SCIMUser) (*resource, error) {
-	res := &resource{id: row.ID, version: row.Version, created: row.Created, modified: row.Modified}
-	if err := json.Unmarshal(row.Doc, &res.attrs); err != nil {
+	list, err := s.readAll(ctx, []store.SCIMUser{row})
+	if err != nil {
 		return nil, err
 	}
-	var in []store.CompanyGroup
-	err := s.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
-		var err error
-		in, err = tx.CompanyGroupsOf([]id.UserID{row.User})
-		return err
-	})
-	var list []any
-	for _, g := range in {
-		if g.Source == Source && g.Kind == companygroups.KindGroup && !g.Gone {
-			list = append(list, object{"value": g.ID, "display": g.Name, "type": "direct", "$ref": s.location(groups, g.ID)})
+	return list[0], nil
+}
+
+// readAll makes resources of rows, with the groups that the persons are in.
+func (s userStore) readAll(ctx context.Context, rows []store.SCIMUser) ([]*resource, error) {
+	accounts := make([]id.UserID, len(rows))
+	for i, row := range rows {
+		accounts[i] = row.User
+	}
+	in := map[id.UserID][]any{}
+	for list := range slices.Chunk(accounts, maxResults) {
+		err := s.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
+			for _, u := range list {
+				delete(in, u)
+			}
+			return tx.CompanyGroupsByUser(list, func(u id.UserID, g store.CompanyGroup) {
+				if g.Source == Source && g.Kind == companygroups.KindGroup && !g.Gone {
+					in[u] = append(in[u], object{"value": g.ID, "display": g.Name, "type": "direct", "$ref": s.location(groups, g.ID)})
+				}
+			})
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
-	if list != nil {
-		res.attrs["groups"] = list
+	out := make([]*resource, len(rows))
+	for i, row := range rows {
+		res := &resource{id: row.ID, version: row.Version, created: row.Created, modified: row.Modified}
+		if err := json.Unmarshal(row.Doc, &res.attrs); err != nil {
+			return nil, err
+		}
+		if list := in[row.User]; list != nil {
+			res.attrs["groups"] = list
+		}
+		out[i] = res
 	}
-	return res, err
+	return out, nil
 }
 
 func (s userStore) row(ctx context.Context, userID string) (store.SCIMUser, error) {
@@ -95,18 +117,9 @@ func (s userStore) list(ctx context.Context, f *filter, all bool, offset, limit 
 	if err != nil {
 		return nil, 0, err
 	}
-	out := make([]*resource, 0, len(rows))
-	for _, row := range rows {
-		if row.Deleted {
-			continue
-		}
-		res, err := s.read(ctx, row)
-		if err != nil {
-			return nil, 0, err
-		}
-		out = append(out, res)
-	}
-	return out, total, nil
+	rows = slices.DeleteFunc(rows, func(row store.SCIMUser) bool { return row.Deleted })
+	out, err := s.readAll(ctx, rows)
+	return out, total, err
 }
 
 // candidates finds the rows that a filter may match by an index where it demands an id, a name or an external id.
@@ -380,10 +393,15 @@ func (h *HR) apply(ctx context.Context, row store.SCIMUser, o object) error {
 	if row.Greet == 1 && reason == "" {
 		next = now
 	}
-	old := row.Department
+	moved := false
 	err := h.d.Store.Write(ctx, func(tx *store.Tx) error {
-		if old != unit {
-			if err := h.moveUnit(tx, row.User, old, unit); err != nil {
+		current, found, err := tx.SCIMUser(row.ID)
+		if moved = false; err != nil || !found || current.Version != row.Version {
+			return err // whoever changed the person meanwhile brings the account after
+		}
+		if current.Department != unit {
+			moved = true
+			if err := h.moveUnit(tx, row.User, current.Department, unit); err != nil {
 				return err
 			}
 		}
@@ -393,7 +411,7 @@ func (h *HR) apply(ctx context.Context, row store.SCIMUser, o object) error {
 	if err != nil {
 		return err
 	}
-	if old != unit {
+	if moved {
 		h.d.Groups.Wake()
 	}
 	if next != 0 {

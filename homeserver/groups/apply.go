@@ -67,7 +67,16 @@ func (g *Groups) Apply(ctx context.Context, p Plan, progress Progress) (Report, 
 // Settle brings the rooms of all groups up to date that changed since it was done last.
 func (g *Groups) Settle(ctx context.Context) (Report, error) {
 	var out Report
-	err := g.alone(ctx, func(ctx context.Context) error { return g.settle(ctx, false, &out, nil) })
+	var open bool
+	err := g.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
+		var err error
+		open, err = tx.DirtyCompanyGroups()
+		return err
+	})
+	if err != nil || !open {
+		return out, err
+	}
+	err = g.alone(ctx, func(ctx context.Context) error { return g.settle(ctx, false, &out, nil) })
 	return out, err
 }
 
@@ -255,6 +264,11 @@ func (e *execution) each(ctx context.Context, plans []*RoomPlan, fn func(ctx con
 
 // shape makes, renames and moves a room.
 func (e *execution) shape(ctx context.Context, p *RoomPlan) error {
+	if p.lost.NID != 0 {
+		if err := e.g.d.Store.Write(ctx, func(tx *store.Tx) error { return tx.DropGroupRoom(p.lost) }); err != nil {
+			return e.failed(ctx, p, "forget a deleted room", err)
+		}
+	}
 	if p.RoomID == "" {
 		if err := e.g.create(ctx, p); err != nil {
 			return e.failed(ctx, p, "make", err)

@@ -171,6 +171,28 @@ func (g *Groups) AddTo(tx *store.Tx, x Group, users []id.UserID) error {
 	return tx.AddCompanyGroupMembers(x.Source, x.ExternalID, users)
 }
 
+// Write stores a group as it is now in the caller's transaction. Wake comes after it.
+func (g *Groups) Write(tx *store.Tx, x Group) error {
+	row, found, err := tx.LockCompanyGroup(x.Source, x.ExternalID)
+	if err != nil {
+		return err
+	}
+	before := map[id.UserID]struct{}{}
+	if found {
+		old, err := groupOf(tx, row)
+		if err != nil {
+			return err
+		}
+		for _, u := range old.Members {
+			before[u] = struct{}{}
+		}
+	}
+	if x.Kind == "" {
+		x.Kind = KindGroup
+	}
+	return write(tx, &x, row, before)
+}
+
 // RemoveFrom takes users out of a group in the caller's transaction. Wake comes after it.
 func (g *Groups) RemoveFrom(tx *store.Tx, source, externalID string, users []id.UserID) error {
 	if err := tx.TouchCompanyGroup(source, externalID); err != nil {

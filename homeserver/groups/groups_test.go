@@ -553,6 +553,37 @@ func TestInterrupted(t *testing.T) {
 	})
 }
 
+// TestDeletedRoom shows that a group whose room an administrator deleted gets another one.
+func TestDeletedRoom(t *testing.T) {
+	each(t, Config{Rules: []Rule{{ID: "g", PowerLevel: 20}}}, false, func(t *testing.T, w *world) {
+		g := Group{ExternalID: "1", Name: "G", Members: w.users("ann", "bob")}
+		w.apply("corp", g)
+		old := w.find("g/corp/1")
+		// what is noted leads nowhere
+		err := w.store.Write(t.Context(), func(tx *store.Tx) error {
+			list, err := tx.GroupRooms()
+			if err != nil {
+				return err
+			}
+			list[0].RoomID = "!deleted"
+			return tx.SaveGroupRoom(list[0])
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.rooms.Send(t.Context(), old.ID(), member("@service:test", "@service:test", store.Profile{}, memberContent{Membership: "leave"})); err != nil {
+			t.Fatal(err)
+		}
+		if r := w.apply("corp", g); r.Create != 1 || r.Join != 2 || r.Levels != 2 {
+			t.Errorf("%+v", r)
+		}
+		w.wantJoined("g/corp/1", "ann bob service")
+		if rm := w.find("g/corp/1"); rm.ID() == old.ID() || rm.PowerLevels().User("@ann:test") != 20 {
+			t.Errorf("room %s, was %s", rm.ID(), old.ID())
+		}
+	})
+}
+
 // TestTwoProcesses lets two processes apply the same groups at once.
 func TestTwoProcesses(t *testing.T) {
 	db := store.Config{DataDir: t.TempDir(), URL: storetest.Postgres(t)}

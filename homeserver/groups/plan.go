@@ -73,6 +73,7 @@ type RoomPlan struct {
 
 	t       *target
 	row     store.GroupRoom
+	lost    store.GroupRoom // the room was deleted: another one is made
 	move    bool
 	place   []store.Placement // who is in already, but was not noted
 	unplace []id.UserID       // who is noted, but neither in nor wanted
@@ -271,6 +272,10 @@ func (g *Groups) compare(ctx context.Context, targets map[string]*target) ([]*Ro
 		if !known {
 			row = store.GroupRoom{Target: key, Source: t.source, ID: t.id}
 		}
+		var lost store.GroupRoom
+		if row.RoomID != "" && a.members[row.NID] == nil { // at least the service account was in it once
+			lost, row = row, store.GroupRoom{Target: key, Source: t.source, ID: t.id}
+		}
 		if row.RoomID == "" && len(t.members) == 0 && t.children == 0 {
 			continue // a room for nobody is not made
 		}
@@ -278,6 +283,7 @@ func (g *Groups) compare(ctx context.Context, targets map[string]*target) ([]*Ro
 		if err != nil {
 			return nil, err
 		}
+		p.lost = lost
 		if parent := a.rooms[t.parent]; t.parent == "" {
 			p.move = row.Parent != ""
 		} else if targets[t.parent] != nil {

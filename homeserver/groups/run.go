@@ -58,16 +58,7 @@ func (g *Groups) catchUp(ctx context.Context, fresh bool) error {
 			return err
 		}
 	}
-	var open bool
-	err := g.d.Store.ReadOne(ctx, func(tx *store.Tx) error {
-		var err error
-		open, err = tx.DirtyCompanyGroups()
-		return err
-	})
-	if err != nil || !open {
-		return err
-	}
-	_, err = g.Settle(ctx)
+	_, err := g.Settle(ctx)
 	return err
 }
 
@@ -117,8 +108,13 @@ func (g *Groups) follow(ctx context.Context, entries []store.Entry) error {
 	if len(users) == 0 {
 		return nil
 	}
+	return g.Recheck(audit.WithSource(ctx, audit.Source{Kind: audit.KindSystem}), users...)
+}
+
+// Recheck marks the groups of users as changed: their rooms are looked at again.
+func (g *Groups) Recheck(ctx context.Context, users ...id.UserID) error {
 	touched := false
-	err := g.d.Store.Write(audit.WithSource(ctx, audit.Source{Kind: audit.KindSystem}), func(tx *store.Tx) error {
+	err := g.d.Store.Write(ctx, func(tx *store.Tx) error {
 		groups, err := tx.CompanyGroupsOf(users)
 		if err != nil {
 			return err

@@ -146,15 +146,29 @@ func (tx *Tx) SetCompanyGroupNested(source, groupID string, children []string) e
 // CompanyGroupsOf lists the groups that users are in by name.
 func (tx *Tx) CompanyGroupsOf(users []id.UserID) ([]CompanyGroup, error) {
 	var out []CompanyGroup
-	err := tx.Each(`SELECT `+companyGroupColumns+` FROM company_groups g WHERE EXISTS
-		(SELECT 1 FROM company_group_members m WHERE m.source = g.source AND m.id = g.id AND m.usr IN @text($1)) ORDER BY source, id`,
-		[]any{users}, func(r *Row) error {
-			var g CompanyGroup
-			err := r.Scan(g.dest()...)
+	seen := map[[2]string]bool{}
+	err := tx.CompanyGroupsByUser(users, func(_ id.UserID, g CompanyGroup) {
+		if k := [2]string{g.Source, g.ID}; !seen[k] {
+			seen[k] = true
 			out = append(out, g)
-			return err
-		})
+		}
+	})
 	return out, err
+}
+
+// CompanyGroupsByUser reads which groups users are in by name.
+func (tx *Tx) CompanyGroupsByUser(users []id.UserID, fn func(user id.UserID, g CompanyGroup)) error {
+	return tx.Each(`SELECT m.usr, g.source, g.id, g.kind, g.name, g.dn, g.parent, g.gone, g.dirty
+		FROM company_group_members m JOIN company_groups g ON g.source = m.source AND g.id = m.id
+		WHERE m.usr IN @text($1) ORDER BY g.source, g.id`, []any{users}, func(r *Row) error {
+		var u id.UserID
+		var g CompanyGroup
+		if err := r.Scan(append([]any{&u}, g.dest()...)...); err != nil {
+			return err
+		}
+		fn(u, g)
+		return nil
+	})
 }
 
 // GroupRoom is the room or space of a group.
