@@ -1,0 +1,228 @@
+package appservices_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/hstest"
+)
+
+// partner gives what a variable names; in CI it has to be there.
+func partner(t *testing.T, name string) string {
+	t.Helper()
+	v := os.Getenv(name)
+	if v == "" && os.Getenv("CI") != "" {
+		t.Fatalf("%s is not set: ./scripts/test installs it", name)
+	}
+	if v == "" {
+		t.Skipf("%s is not set", name)
+	}
+	return v
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// run starts a program that ends with the test; what it says is shown if the test fails.
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, name, args...)
+	var mu sync.Mutex
+	var said strings.Builder
+	w := writer(func(b []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		said.Write(b)
+	})
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := cmd.Start(); err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		_ = cmd.Wait() // it was killed
+		if t.Failed() {
+			mu.Lock()
+			defer mu.Unlock()
+			t.Logf("%s:\n%s", filepath.Base(name), said.String())
+		}
+	})
+}
+
+type writer func(b []byte)
+
+func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
+
+// irc is somebody on the IRC server.
+type irc struct {
+	net.Conn
+	mu    sync.Mutex
+	lines []string
+}
+
+func dialIRC(t *testing.T, port int, nick string) *irc {
+	t.Helper()
+	var c *irc
+	await(t, "the IRC server", func() bool {
+		conn, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
+		if err != nil {
+			return false
+		}
+		c = &irc{Conn: conn}
+		return true
+	})
+	t.Cleanup(func() { _ = c.Close() })
+	go func() {
+		for sc := bufio.NewScanner(c); sc.Scan(); {
+			if rest, ok := strings.CutPrefix(sc.Text(), "PING "); ok {
+				c.say("PONG " + rest)
+			}
+			c.mu.Lock()
+			c.lines = append(c.lines, sc.Text())
+			c.mu.Unlock()
+		}
+	}()
+	c.say("NICK " + nick)
+	c.say("USER " + nick + " 0 * :" + nick)
+	c.await(t, " 001 ")
+	return c
+}
+
+func (c *irc) say(line string) { _, _ = fmt.Fprintf(c, "%s\r\n", line) } // a lost connection shows where its effect is awaited
+
+func (c *irc) await(t *testing.T, part string) {
+	t.Helper()
+	await(t, "on IRC: "+part, func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return strings.Contains(strings.Join(c.lines, "\n"), part)
+	})
+}
+
+// TestHeisenbridge lets somebody here talk with somebody on IRC through a bridge that nobody here wrote.
+func TestHeisenbridge(t *testing.T) {
+	command, ngircd := partner(t, "MOOTHALL_TEST_HEISENBRIDGE"), partner(t, "MOOTHALL_TEST_NGIRCD")
+	hstestDir := t.TempDir()
+	bridge, port := freePort(t), freePort(t)
+	file := write(t, hstestDir, "irc.yaml", fmt.Sprintf(`id: heisenbridge
+url: http://127.0.0.1:%d
+as_token: as-token-heisenbridge
+hs_token: hs-token-heisenbridge
+sender_localpart: heisenbridge
+rate_limited: false
+namespaces:
+  users:
+    - {regex: "@irc_.*", exclusive: true}
+  aliases: []
+  rooms: []
+`, bridge))
+	conf := write(t, hstestDir, "ngircd.conf", fmt.Sprintf("[Global]\nName = irc.test.example\nInfo = Test\nListen = 127.0.0.1\nPorts = %d\nMotdPhrase = hi\n[Limits]\nMaxConnectionsIP = 0\n[Options]\nIdent = no\nPAM = no\nDNS = no\n", port))
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hs := hstest.Start(t, registered(t, string(text)))
+	alice := hs.User("alice")
+	run(t, ngircd, "-n", "-f", conf)
+	bob := dialIRC(t, port, "bob")
+	run(t, command, "-c", file, "-l", "127.0.0.1", "-p", fmt.Sprint(bridge), "-o", string(alice.UserID), hs.URL)
+	bob.say("JOIN #moothall")
+	bob.await(t, " 366 ")
+
+	control := alice.CreateRoomWith(`{"preset":"trusted_private_chat","is_direct":true,"invite":["@heisenbridge:test"]}`)
+	since := ""
+	var seen []map[string]any
+	look := func(match func(room string, e map[string]any) bool) bool {
+		q := "timeout=500"
+		if since != "" {
+			q += "&since=" + url.QueryEscape(since)
+		}
+		s := alice.Sync(q)
+		since, _ = s["next_batch"].(string)
+		joined, _ := hstest.At(s, "rooms", "join").(map[string]any)
+		for room, r := range joined {
+			for _, part := range []string{"state", "timeline"} {
+				list, _ := hstest.At(r, part, "events").([]any)
+				for _, e := range list {
+					m := e.(map[string]any)
+					m["room"] = room
+					seen = append(seen, m)
+				}
+			}
+		}
+		invites, _ := hstest.At(s, "rooms", "invite").(map[string]any)
+		for room := range invites {
+			alice.Join(id.RoomID(room))
+		}
+		for _, e := range seen {
+			if match(e["room"].(string), e) {
+				return true
+			}
+		}
+		return false
+	}
+	says := func(text string) func(room string, e map[string]any) bool {
+		return func(_ string, e map[string]any) bool {
+			body, _ := hstest.At(e, "content", "body").(string)
+			return strings.Contains(body, text)
+		}
+	}
+	await(t, "the bridge comes into the room", func() bool {
+		return look(func(room string, e map[string]any) bool {
+			return room == string(control) && e["state_key"] == "@heisenbridge:test" && hstest.At(e, "content", "membership") == "join"
+		})
+	})
+	alice.Text(control, "ADDNETWORK test")
+	alice.Text(control, fmt.Sprintf("ADDSERVER test 127.0.0.1 %d", port))
+	alice.Text(control, "OPEN test")
+	var network id.RoomID
+	await(t, "a room for the network", func() bool {
+		return look(func(room string, e map[string]any) bool {
+			if room == string(control) || e["sender"] == string(alice.UserID) {
+				return false
+			}
+			network = id.RoomID(room)
+			return true
+		})
+	})
+	alice.Text(network, "NICK alice")
+	alice.Text(network, "CONNECT")
+	await(t, "connected", func() bool { return look(says("Connected to")) })
+	time.Sleep(time.Second)
+	alice.Text(network, "JOIN #moothall")
+	bob.await(t, "JOIN :#moothall")
+	bob.say("PRIVMSG #moothall :hello from IRC")
+	var channel id.RoomID
+	await(t, "the message from IRC", func() bool {
+		return look(func(room string, e map[string]any) bool {
+			if hstest.At(e, "content", "body") != "hello from IRC" || !strings.HasPrefix(fmt.Sprint(e["sender"]), "@irc_") {
+				return false
+			}
+			channel = id.RoomID(room)
+			return true
+		})
+	})
+	alice.Text(channel, "hello from Matrix")
+	bob.await(t, "hello from Matrix")
+}
