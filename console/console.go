@@ -1,0 +1,189 @@
+// Package console is what officers work with: pages and an HTTP API by which compliance officers search the archive, and
+// auditors read the audit log. Whatever they look at is on record before they see it.
+package console
+
+import (
+	"context"
+	"embed"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/compliance/audit"
+	"github.com/moothall/moothall/homeserver/account"
+	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/page"
+	"github.com/moothall/moothall/homeserver/store"
+	"github.com/moothall/moothall/homeserver/web"
+)
+
+//go:embed pages
+var pageFiles embed.FS
+
+// Deps is what the console works with.
+type Deps struct {
+	Store    *store.Store
+	Accounts *account.Accounts
+	Audit    *audit.Log
+	Logger   *slog.Logger
+	Kit      *page.Kit
+	Secret   []byte // signs the cookie that keeps an officer's reason
+	Clock    func() time.Time
+
+	// Browser tells who uses a page and in which session; it answers the request itself, by a redirect to the sign-in, where it
+	// cannot, and ok is false then.
+	Browser func(w http.ResponseWriter, r *http.Request, maxAge time.Duration, factor bool) (user id.UserID, session string, ok bool)
+	// Find asks the search engine; nil: there is no archive, or no engine.
+	Find FindFunc
+	// RoomName is what a room is called now, "" for one that is gone.
+	RoomName func(ctx context.Context, roomID id.RoomID) string
+
+	SecondFactor bool          // officers and auditors need one
+	SignInAge    time.Duration // how long ago their sign-in may be; 0: any
+}
+
+// Console holds the handlers.
+type Console struct {
+	Deps
+	pages *page.Set
+}
+
+// New makes the console.
+func New(d Deps) (*Console, error) {
+	if d.Clock == nil {
+		d.Clock = time.Now
+	}
+	files, err := fs.Sub(pageFiles, "pages")
+	if err != nil {
+		return nil, err
+	}
+	c := &Console{Deps: d}
+	c.pages, err = d.Kit.Set(files)
+	return c, err
+}
+
+// Paths of the pages and of the API.
+const (
+	pathSearch = "/console/search"
+	pathAudit  = "/console/audit"
+	pathAPI    = "/_moothall/compliance/v1"
+)
+
+// Routes is the table of all routes of the package.
+func (c *Console) Routes() []web.Route {
+	return []web.Route{
+		c.page("GET "+pathSearch, account.RoleCompliance, c.showSearch),
+		c.form("POST "+pathSearch+"/reason", account.RoleCompliance, c.setReason),
+		c.page("GET "+pathSearch+"/event", account.RoleCompliance, c.showEvent),
+		c.form("POST "+pathSearch+"/export", account.RoleCompliance, c.exportPage),
+		c.page("GET "+pathAudit, account.RoleAuditor, c.showAudit),
+		c.form("POST "+pathAudit+"/export", account.RoleAuditor, c.exportAudit),
+		{Pattern: "POST " + pathAPI + "/search", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiSearch)},
+		{Pattern: "POST " + pathAPI + "/export", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiExport)},
+		{Pattern: "GET " + pathAPI + "/events/{eventId}", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiEvent)},
+		{Pattern: "GET " + pathAPI + "/audit", Auth: web.NoGuest, Handler: c.api(account.RoleAuditor, c.apiAudit)},
+	}
+}
+
+// officer is who looks, and why.
+type officer struct {
+	user    id.UserID
+	session string
+	device  id.DeviceID
+	reason  string
+}
+
+type pageFunc func(w http.ResponseWriter, r *http.Request, o *officer) error
+
+// page makes the row of a page for people with a role.
+func (c *Console) page(pattern string, role account.Role, h pageFunc) web.Route {
+	return web.Route{Pattern: pattern, Auth: web.Public, Rate: web.RateRead, Handler: c.pages.Handler(func(w http.ResponseWriter, r *http.Request) error {
+		user, session, ok := c.Browser(w, r, c.SignInAge, false)
+		if !ok {
+			return nil
+		}
+		o := &officer{user: user, session: session}
+		if err := c.requireRole(r, o, role); err != nil {
+			return err
+		}
+		if c.SecondFactor {
+			if _, _, ok := c.Browser(w, r, c.SignInAge, true); !ok {
+				return nil
+			}
+		}
+		o.reason = c.reason(r, o)
+		return h(w, r, o)
+	})}
+}
+
+// form is page for a posted form.
+func (c *Console) form(pattern string, role account.Role, h pageFunc) web.Route {
+	return c.page(pattern, role, func(w http.ResponseWriter, r *http.Request, o *officer) error {
+		if err := c.Kit.Form(w, r); err != nil {
+			return err
+		}
+		return h(w, r, o)
+	})
+}
+
+var errRole = mxerr.Forbidden("your account does not have the role that this asks for; the attempt is noted in the audit log")
+
+// requireRole refuses people without a role, and notes that.
+func (c *Console) requireRole(r *http.Request, o *officer, role account.Role) error {
+	has, err := c.Accounts.HasRole(r.Context(), o.user, role)
+	if err != nil || has {
+		return err
+	}
+	err = c.Audit.Refusal(r.Context(), audit.Entry{
+		Source: audit.Source{Actor: o.user, Session: o.session, Device: o.device}, Action: "console.refused", Target: r.URL.Path, Reason: errRole.Code,
+		Details: map[string]any{"role": string(role)},
+	})
+	if err != nil {
+		return err
+	}
+	return errRole
+}
+
+// api makes the handler of an endpoint for people with a role.
+func (c *Console) api(role account.Role, h pageFunc) web.Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		who := web.Requester(r)
+		o := &officer{user: who.UserID, device: who.DeviceID, session: audit.SessionName(who.SessionID)}
+		if err := c.requireRole(r, o, role); err != nil {
+			return err
+		}
+		if c.SecondFactor {
+			sessions, err := c.Accounts.Sessions(r.Context(), who.UserID)
+			if err != nil {
+				return err
+			}
+			proved := slices.ContainsFunc(sessions, func(s account.SessionInfo) bool {
+				return s.Device == who.DeviceID && slices.ContainsFunc(s.AMR, func(m string) bool { return slices.Contains(secondFactors, m) })
+			})
+			if !proved {
+				return mxerr.Forbidden("this asks for a session that was signed in with a second factor")
+			}
+		}
+		if o.reason = r.Header.Get("X-Moothall-Reason"); role == account.RoleCompliance {
+			if err := checkReason(o.reason); err != nil {
+				return err
+			}
+		}
+		return h(w, r, o)
+	}
+}
+
+// secondFactors are the methods that count as one; see the documentation of sign-in.
+var secondFactors = []string{"mfa", "otp", "hwk", "sms", "mail", "rec"}
+
+// record notes what an officer looks at. If it cannot be noted it is not shown.
+func (c *Console) record(ctx context.Context, o *officer, action, target string, details map[string]any) error {
+	return c.Audit.Record(ctx, audit.Entry{
+		Source: audit.Source{Actor: o.user, Kind: audit.KindOfficer, Session: o.session, Device: o.device}, Action: action, Target: target,
+		Reason: o.reason, Details: details,
+	})
+}
