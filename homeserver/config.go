@@ -46,6 +46,8 @@ type Config struct {
 	Directories  []Directory  `yaml:"directories"`
 	Groups       Groups       `yaml:"groups"`
 	HR           HR           `yaml:"hr"`
+	Hooks        Hooks        `yaml:"hooks"`
+	OA           OA           `yaml:"oa"`
 	AppServices  AppServices  `yaml:"appservices"`
 	Search       Search       `yaml:"search"`
 	Compliance   Compliance   `yaml:"compliance"`
@@ -239,7 +241,9 @@ func DefaultConfig() Config {
 		TURN:   TURN{TTL: Duration(day)},
 		RTC:    RTC{MaxDelay: Duration(day)},
 		Groups: Groups{ServiceAccount: defaultServiceAccount, ServiceName: "Moothall"},
+		OA:     OA{Language: "zh", LinkLifetime: Duration(7 * day), StepUpAge: Duration(15 * minute)},
 		HR:     HR{Localpart: "{{.UserPart}}", Departments: true},
+		Hooks:  defaultHooks(),
 		Log:    Log{Level: "info", Format: "text"},
 	}
 }

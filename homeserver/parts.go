@@ -12,7 +12,9 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/appservices"
+	"github.com/moothall/moothall/appservices/hooks"
 	"github.com/moothall/moothall/appservices/hr"
+	"github.com/moothall/moothall/appservices/oa"
 	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/adminapi"
@@ -53,6 +55,8 @@ type parts struct {
 	directory *ldapsync.Sync
 	groups    *groups.Groups
 	hr        *hr.HR
+	hooks     *hooks.Hooks
+	oa        *oa.OA
 	search    *search.Search // nil: switched off
 	compliance
 	services *appservices.Services
@@ -134,6 +138,12 @@ func (s *Server) buildParts() error {
 	if s.hr, err = s.newHR(); err != nil {
 		return err
 	}
+	if s.oa, err = s.newOA(); err != nil {
+		return err
+	}
+	if s.hooks, err = s.newHooks(); err != nil {
+		return err
+	}
 	if s.directory, err = s.newDirectory(); err != nil {
 		return err
 	}
@@ -171,6 +181,9 @@ func (s *Server) buildParts() error {
 	if err := s.buildCompliance(); err != nil {
 		return err
 	}
+	if s.console, err = s.newConsole(); err != nil {
+		return err
+	}
 	s.admin = adminapi.New(adminapi.Deps{
 		Notice:     s.notices.Send,
 		ServerName: s.cfg.ServerName, Version: Version(), Store: s.store, Accounts: s.accounts, Profiles: s.profiles, Rooms: s.rooms,
@@ -181,7 +194,7 @@ func (s *Server) buildParts() error {
 
 // partRoutes are the tables of the features.
 func (s *Server) partRoutes() [][]web.Route {
-	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.rtc.Routes(), s.providers.Routes(), s.sso.Routes(), s.directory.Routes(), s.hr.Routes(), s.services.Routes()}
+	return [][]web.Route{s.client.Routes(), s.sync.Routes(), s.push.Routes(), s.media.Routes(), s.admin.Routes(), s.rtc.Routes(), s.providers.Routes(), s.sso.Routes(), s.directory.Routes(), s.console.Routes(), s.hr.Routes(), s.hooks.Routes(), s.oa.Routes(), s.services.Routes()}
 }
 
 // listenersOfLog are the parts that follow the log in this process, rooms first: whoever is woken later finds them up to date.
@@ -193,7 +206,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.profiles.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.audit.Run, s.people.Run, s.groups.Run, s.hr.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch, s.runCompliance, s.runLimits, s.runServices} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.profiles.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.audit.Run, s.people.Run, s.groups.Run, s.hr.Run, s.hooks.Run, s.oa.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch, s.runCompliance, s.runLimits, s.runServices} {
 		g.Go(func() error { return run(ctx) })
 	}
 }
@@ -204,6 +217,7 @@ func (s *Server) onBroadcast(topic, payload string) {
 	s.rtc.OnBroadcast(topic)
 	s.services.OnBroadcast(topic, payload)
 	s.onLimits(topic, payload)
+	s.oa.OnBroadcast(topic, payload)
 }
 
 // outsideClient says how requests leave for addresses that users choose.
