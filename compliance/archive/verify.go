@@ -132,7 +132,7 @@ func (v *verifier) run(ctx context.Context) error {
 		v.Pending = 0
 	}
 	v.Head = headName(v.head.Number, v.head.Hash)
-	at, last, prev := int64(0), int64(0), v.a.genesis()
+	at, last, prev := int64(0), int64(-1<<62), v.a.genesis()
 	for at < v.head.Number && len(v.Problems) < maxProblems {
 		var b *store.ArchiveBatch
 		var rows []store.ArchiveEntry
@@ -235,7 +235,7 @@ func (v *verifier) checkStrays(ctx context.Context, last int64) error {
 	var rows []store.ArchiveEntry
 	err := v.a.Store.Read(ctx, func(tx *store.Tx) error {
 		now, found, err := tx.ArchiveHead()
-		if err != nil || !found && last > 0 {
+		if err != nil || !found && v.head.Number > 0 {
 			return err
 		}
 		if rows, err = tx.ArchiveRange(max(now.NID, last), 1<<62, 1); err != nil || len(rows) > 0 || now.Number > v.head.Number {
