@@ -12,6 +12,7 @@ import (
 	"github.com/moothall/moothall/compliance/archive"
 	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/compliance/roomclass"
+	"github.com/moothall/moothall/console"
 	"github.com/moothall/moothall/homeserver/room"
 	"github.com/moothall/moothall/homeserver/store"
 )
@@ -21,6 +22,7 @@ type compliance struct {
 	archive *archive.Archive // nil: switched off
 	classes *roomclass.Classes
 	notice  *roomclass.Notice
+	console *console.Console
 }
 
 // buildCompliance makes the parts; s.rooms and s.notices are there.
