@@ -30,7 +30,7 @@ require (
 	github.com/dlclark/regexp2 v1.11.0 // indirect
 	github.com/mozillazg/go-pinyin v0.21.0 // indirect
 	github.com/trustelem/zxcvbn v1.0.1 // indirect
-	github.com/yuin/goldmark v1.8.5 // indirect
+	github.com/yuin/goldmark v1.8.5
 )
 
 require (

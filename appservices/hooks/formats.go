@@ -347,3 +347,21 @@ func (a *alert) line(group string) string {
 	}
 	return out
 }
+
+// Sample is a post in a format, for tests of a hook.
+func Sample(name string) string {
+	switch name {
+	case "cloudevents":
+		return `{"specversion":"1.0","id":"test-` + newSecret(AuthToken)[5:15] + `","source":"/moothall/test","type":"org.moothall.test","data":{"text":"This is a test. 这是一条测试消息。"}}`
+	case "grafana", "alertmanager":
+		return `{"version":"4","status":"firing","receiver":"test","groupKey":"","commonLabels":{"alertname":"Test"},"alerts":[{"status":"firing","labels":{"alertname":"Test"},"annotations":{"summary":"This is a test. 这是一条测试消息。"},"startsAt":"2026-01-01T00:00:00Z"}]}`
+	case "gitlab":
+		return `{"object_kind":"push","ref":"refs/heads/test","after":"1","user_name":"test","total_commits_count":0,"project":{"id":1,"path_with_namespace":"test/test","web_url":"https://gitlab.example.org/test/test"}}`
+	case "wecom", "dingtalk":
+		return `{"msgtype":"text","text":{"content":"This is a test. 这是一条测试消息。"}}`
+	case "feishu":
+		return `{"msg_type":"text","content":{"text":"This is a test. 这是一条测试消息。"}}`
+	default:
+		return `{"text":"This is a test. 这是一条测试消息。"}`
+	}
+}

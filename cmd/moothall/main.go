@@ -30,6 +30,7 @@ type cli struct {
 	ConfigCmd configCmd    `cmd:"" name:"config" help:"Look at the configuration."`
 	User      userCmd      `cmd:"" help:"Manage accounts."`
 	HR        hrCmd        `cmd:"" name:"hr" help:"Manage what HR systems may do."`
+	Hook      hookCmd      `cmd:"" help:"Manage the addresses that systems post messages to, and the endpoints that events go out to."`
 	Directory directoryCmd `cmd:"" help:"Look after the company's directories (LDAP, Active Directory)."`
 	Audit     auditCmd     `cmd:"" help:"Read and verify the audit log."`
 	Archive   archiveCmd   `cmd:"" help:"Verify the archive of messages."`
