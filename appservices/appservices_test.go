@@ -383,7 +383,7 @@ func TestAliases(t *testing.T) {
 		if list := rooms(`{}`); strings.Contains(list, joined.(string)) {
 			t.Errorf("the server's own directory: %s", list)
 		}
-		if r := alice.Do(t, "PUT", `{"visibility":"public"}`, at); r.Status != 403 {
+		if r := alice.Do(t, "PUT", `{"visibility":"public"}`, "/v3/directory/list/appservice/libera/%s", joined); r.Status != 403 {
 			t.Errorf("a person publishes into a network: %d", r.Status)
 		}
 		bot.must(t, "PUT", at, `{"visibility":"private"}`)
@@ -553,7 +553,7 @@ func TestFaults(t *testing.T) {
 		if !again {
 			t.Errorf("after the restart the transaction %s came under another id", last[len(last)-1].id)
 		}
-		alice.On(hs).Text(room, "8")
+		alice.On(hs).Must(t, "PUT", `{"msgtype":"m.text","body":"8"}`, "/v3/rooms/%s/send/m.room.message/after", room)
 		good.awaitBodies(t, append(want, "8")...)
 	})
 }
