@@ -206,7 +206,7 @@ func (s *Server) listenersOfLog() []store.Listener {
 
 // runParts runs what the features do by themselves.
 func (s *Server) runParts(ctx context.Context, g *errgroup.Group) {
-	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.profiles.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.audit.Run, s.people.Run, s.groups.Run, s.hr.Run, s.hooks.Run, s.oa.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch, s.runCompliance, s.runLimits, s.runServices} {
+	for _, run := range []func(context.Context) error{s.rooms.Run, s.accounts.Run, s.keys.Run, s.profiles.Run, s.sync.Run, s.push.Run, s.media.Run, s.admin.Run, s.rtc.Run, s.outbox.Run, s.audit.Run, s.people.Run, s.groups.Run, s.hr.Run, s.hooks.Run, s.oa.Run, s.directory.Run, s.providers.Run, s.factors.Run, s.sso.Run, s.runSearch, s.runCompliance, s.runLimits, s.runMemory, s.runServices} {
 		g.Go(func() error { return run(ctx) })
 	}
 }
