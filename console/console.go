@@ -39,6 +39,8 @@ type Deps struct {
 	Browser func(w http.ResponseWriter, r *http.Request, maxAge time.Duration, factor bool) (user id.UserID, session string, ok bool)
 	// Find asks the search engine; nil: there is no archive, or no engine.
 	Find FindFunc
+	// Words parses a search term. Errors are for people.
+	Words func(term string) (*Words, error)
 	// RoomName is what a room is called now, "" for one that is gone.
 	RoomName func(ctx context.Context, roomID id.RoomID) string
 

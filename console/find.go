@@ -28,6 +28,8 @@ type Query struct {
 	After   *Cursor
 	Limit   int
 	Facets  bool
+
+	gone bool // the room was deleted, so that the index does not know it
 }
 
 // Cursor is a place among the hits, newest first.
@@ -45,6 +47,12 @@ type Found struct {
 	Total     int64
 	AtLeast   bool                // there may be more than Total
 	Facets    map[string][]Bucket // by sender, room (numbers), kind, day (since 1970)
+	Matches   func(texts ...string) bool
+	Highlight func(text string) [][2]int
+}
+
+// Words is a parsed search term.
+type Words struct {
 	Matches   func(texts ...string) bool
 	Highlight func(text string) [][2]int
 }
@@ -154,6 +162,7 @@ func (c *Console) query(ctx context.Context, a *asked) (*Query, error) {
 			rooms, err := tx.ArchiveRooms(nil, []string{room})
 			for _, r := range rooms {
 				q.Rooms = append(q.Rooms, r.NID)
+				q.gone = r.Deleted
 			}
 			return err
 		})
@@ -322,6 +331,9 @@ var errNoArchive = mxerr.New(http.StatusNotFound, "M_NOT_FOUND", "this server ha
 func (c *Console) find(ctx context.Context, q *Query) (*Found, error) {
 	if c.Find == nil {
 		return nil, errNoArchive
+	}
+	if q.gone {
+		return c.scan(ctx, q)
 	}
 	return c.Find(ctx, q)
 }

@@ -28,7 +28,7 @@ func (s *Server) newConsole() (*console.Console, error) {
 		},
 	}
 	if s.archive != nil && s.search != nil {
-		d.Find = s.findArchived
+		d.Find, d.Words = s.findArchived, archiveWords
 	}
 	return console.New(d)
 }
@@ -50,6 +50,22 @@ const (
 	maxMarks  = 50
 )
 
+func wordsOf(text *search.Text) *console.Words {
+	return &console.Words{
+		Matches:   func(texts ...string) bool { return text.Matches(search.FoldAll(texts...)) },
+		Highlight: func(t string) [][2]int { return search.Highlight(t, text.Words(), maxMarks) },
+	}
+}
+
+// archiveWords parses a search term.
+func archiveWords(term string) (*console.Words, error) {
+	text, err := search.Parse(term)
+	if err != nil {
+		return nil, err
+	}
+	return wordsOf(text), nil
+}
+
 // findArchived asks the search engine for versions of messages.
 func (s *Server) findArchived(ctx context.Context, q *console.Query) (*console.Found, error) {
 	in := &search.Query{
@@ -62,8 +78,8 @@ func (s *Server) findArchived(ctx context.Context, q *console.Query) (*console.F
 			return nil, err
 		}
 		in.Text = text.Expr()
-		out.Matches = func(texts ...string) bool { return text.Matches(search.FoldAll(texts...)) }
-		out.Highlight = func(t string) [][2]int { return search.Highlight(t, text.Words(), maxMarks) }
+		w := wordsOf(text)
+		out.Matches, out.Highlight = w.Matches, w.Highlight
 	}
 	if q.After != nil {
 		in.After = &search.Cursor{TS: q.After.TS, NID: q.After.NID}
