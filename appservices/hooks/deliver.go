@@ -214,7 +214,7 @@ const (
 	deliverTime  = 15 * time.Second
 	firstWait    = time.Second
 	longestWait  = 10 * time.Minute
-	refusedTimes = 5 // an endpoint that refuses one event so often never gets it
+	refusedTimes = 4 // an endpoint that refuses one event so often never gets it
 	shownError   = 300
 )
 
@@ -312,15 +312,16 @@ func (h *Hooks) deliverOne(ctx context.Context, s *store.HookSubscription, d sto
 	if s.FailingSince == 0 {
 		s.FailingSince = now
 	}
-	next := now + backOff(s.Failures).Milliseconds()
+	s.NextAt = now + backOff(s.Failures).Milliseconds()
 	if refused && d.Attempts >= refusedTimes || now-s.FailingSince > h.d.Config.GiveUp.Milliseconds() {
 		d.Dead = now
 	}
-	if d.Dead != 0 && refused {
-		next = 0 // only this event is refused: the next one may not be
+	first := s.Failures == 1
+	if d.Dead != 0 && refused { // only this event is refused: the next one may not be
+		s.NextAt, s.Failures, s.FailingSince = 0, 0, 0
 	}
 	err = h.d.Store.Write(ctx, func(tx *store.Tx) error {
-		if err := tx.HookFailed(d, s.FailingSince, next); err != nil || d.Dead == 0 {
+		if err := tx.HookFailed(d, *s); err != nil || d.Dead == 0 {
 			return err
 		}
 		return audit.Append(ctx, tx, audit.Entry{
@@ -328,10 +329,10 @@ func (h *Hooks) deliverOne(ctx context.Context, s *store.HookSubscription, d sto
 			Details: map[string]any{"event_id": events[0].PDU.ID(), "attempts": d.Attempts},
 		})
 	})
-	if s.Failures == 1 || d.Dead != 0 {
+	if first || d.Dead != 0 {
 		h.d.Logger.Warn("an endpoint does not take events", "subscription", s.ID, "error", d.Error, "given_up", d.Dead != 0)
 	}
-	return next == 0, err
+	return s.NextAt == 0, err
 }
 
 // backOff is how long to wait after so many failures in a row: doubled each time, with a little chance in it.

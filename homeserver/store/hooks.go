@@ -260,14 +260,14 @@ func (tx *Tx) DropHookDelivery(subscription string, pos int64) error {
 	return err
 }
 
-// HookFailed notes a failed attempt: d's Attempts, Dead and Error are the new ones; next (ms) is when the subscription goes on.
-func (tx *Tx) HookFailed(d HookDelivery, since, next int64) error {
+// HookFailed notes a failed attempt: d's Attempts, Dead and Error are the new ones, and s's Failures, FailingSince and NextAt.
+func (tx *Tx) HookFailed(d HookDelivery, s HookSubscription) error {
 	if _, err := tx.Exec(`UPDATE hook_deliveries SET attempts = $3, dead = $4, error = $5 WHERE subscription = $1 AND pos = $2`,
 		d.Subscription, d.Pos, d.Attempts, d.Dead, d.Error); err != nil {
 		return err
 	}
-	_, err := tx.Exec(`UPDATE hook_subscriptions SET failures = failures + 1, failing_since = $2, next_at = $3, last_error = $4 WHERE id = $1`,
-		d.Subscription, since, next, d.Error)
+	_, err := tx.Exec(`UPDATE hook_subscriptions SET failures = $2, failing_since = $3, next_at = $4, last_error = $5 WHERE id = $1`,
+		d.Subscription, s.Failures, s.FailingSince, s.NextAt, d.Error)
 	return err
 }
 
