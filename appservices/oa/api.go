@@ -116,6 +116,9 @@ func (o *OA) insert(ctx context.Context, tx *store.Tx, s *system, row *store.OAT
 	}
 	row.Created = o.now()
 	row.RemindAt = remindAt(o.template(t), row.Created)
+	if row.NID, err = tx.NumberOATasks(1); err != nil {
+		return false, err
+	}
 	isNew, err := tx.InsertOATask(row)
 	if err != nil {
 		return false, err
@@ -380,12 +383,31 @@ func (o *OA) bulk(w http.ResponseWriter, r *http.Request, s *system, body []byte
 			return err
 		}
 	}
-	var out bulkAnswer
-	err = o.d.Store.Write(r.Context(), func(tx *store.Tx) error {
+	out, err := o.insertAll(r.Context(), s, rows)
+	if err != nil {
+		return err
+	}
+	o.wake(loopCards)
+	return web.WriteJSON(w, out)
+}
+
+// insertAll stores tasks with one entry in the audit log.
+func (o *OA) insertAll(ctx context.Context, s *system, rows []store.OATask) (out bulkAnswer, err error) {
+	err = o.d.Store.Write(ctx, func(tx *store.Tx) error {
 		out = bulkAnswer{}
+		last, err := tx.NumberOATasks(len(rows))
+		if err != nil {
+			return err
+		}
+		now := o.now()
 		for i := range rows {
-			row := rows[i] // insert changes it, and a transaction may run again
-			isNew, err := o.insert(r.Context(), tx, s, &row)
+			row := rows[i] // a transaction may run again
+			t, err := readTask(row)
+			if err != nil {
+				return err
+			}
+			row.NID, row.Created, row.RemindAt = last-int64(len(rows)-1-i), now, remindAt(o.template(t), now)
+			isNew, err := tx.InsertOATask(&row)
 			if err != nil {
 				return err
 			}
@@ -395,13 +417,11 @@ func (o *OA) bulk(w http.ResponseWriter, r *http.Request, s *system, body []byte
 				out.Known++
 			}
 		}
-		return nil
+		return audit.Append(ctx, tx, audit.Entry{Action: "oa.created", Target: shortID(last), Details: map[string]any{
+			"system": s.ID, "from": shortID(last - int64(len(rows)) + 1), "to": shortID(last), "created": out.Created,
+		}})
 	})
-	if err != nil {
-		return err
-	}
-	o.wake(loopCards)
-	return web.WriteJSON(w, out)
+	return out, err
 }
 
 // listTasks handles GET tasks.
@@ -470,9 +490,6 @@ func appendBrief(out []byte, b store.OABrief) ([]byte, error) {
 			out, err = jsontext.AppendQuote(out, value)
 		}
 	}
-	flag := func(key string, value bool) {
-		out = strconv.AppendBool(append(append(append(out, `,"`...), key...), `":`...), value)
-	}
 	out = append(strconv.AppendInt(append(out, `{"short_id":"#A`...), b.NID, 10), '"')
 	text("id", b.ExternalID)
 	text("system", b.System)
@@ -480,10 +497,7 @@ func appendBrief(out []byte, b store.OABrief) ([]byte, error) {
 	text("assignee", string(b.Assignee))
 	out = append(out, `,"version":`...)
 	out = strconv.AppendInt(out, b.Version, 10)
-	flag("low_risk", b.LowRisk)
-	flag("step_up", b.StepUp)
-	out = append(time.UnixMilli(b.Created).UTC().AppendFormat(append(out, `,"created":"`...), time.RFC3339), '"')
-	out = append(time.UnixMilli(b.Updated).UTC().AppendFormat(append(out, `,"updated":"`...), time.RFC3339), `","task":`...)
+	out = append(time.UnixMilli(b.Created).UTC().AppendFormat(append(out, `,"created":"`...), time.RFC3339), `","task":`...)
 	if len(b.Brief) < 2 {
 		return nil, json.Unmarshal(b.Brief, &brief{})
 	}

@@ -2,6 +2,7 @@ package oa
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -101,8 +102,9 @@ func (o *OA) decide(ctx context.Context, d decision) (*task, error) {
 				return err
 			}
 			if !used {
-				if row.Status != store.OAOpen {
-					return errClosed(row.Status)
+				// the same link may have decided it since the row was read, on another node
+				if err := why(tx, d); !errors.Is(err, errChanged) {
+					return err
 				}
 				return errUsed
 			}

@@ -62,6 +62,7 @@ type OA struct {
 	systems map[string]*system
 	limits  *web.Limiter
 	words   *words
+	purged  int64 // when old links were forgotten last (ms); of the loop that makes cards
 
 	mu     sync.Mutex
 	making map[id.UserID]chan struct{} // rooms in the making

@@ -65,6 +65,8 @@ type brief struct {
 	Title     string  `json:"title"`
 	Applicant string  `json:"applicant,omitzero"` // name
 	Amount    *Amount `json:"amount,omitzero"`
+	LowRisk   bool    `json:"low_risk"`
+	StepUp    bool    `json:"step_up"`
 }
 
 // doc is what is known of a task beside its state.
@@ -182,7 +184,7 @@ func (o *OA) build(ctx context.Context, s *system, req *taskRequest) (store.OATa
 	above := t.exceeds(amount)
 	row.StepUp = above || req.StepUp
 	row.LowRisk = t.LowRisk && !row.StepUp && (req.LowRisk == nil || *req.LowRisk)
-	if row.Brief, err = json.Marshal(brief{Title: req.Title, Applicant: name, Amount: amount}, json.Deterministic(true)); err != nil {
+	if row.Brief, err = json.Marshal(brief{Title: req.Title, Applicant: name, Amount: amount, LowRisk: row.LowRisk, StepUp: row.StepUp}, json.Deterministic(true)); err != nil {
 		return row, err
 	}
 	row.Doc, err = json.Marshal(doc{Template: req.Template, Summary: req.Summary, Fields: fields, Links: req.Links}, json.Deterministic(true))

@@ -18,8 +18,9 @@ import (
 const (
 	cardChunk     = 100
 	cardsAtOnce   = 4
-	cardLater     = time.Minute         // until a card that failed is tried again
-	cardMuchLater = 30 * time.Minute    // the same for what an administrator has to put right: an account is closed
+	cardLater     = time.Minute      // until a card that failed is tried again
+	cardMuchLater = 30 * time.Minute // the same for what an administrator has to put right: an account is closed
+	purgeEvery    = time.Hour
 	tokensKept    = 90 * 24 * time.Hour // after they expired: so that a late click is told why
 	pagePath      = "/approvals/"
 )
@@ -50,11 +51,15 @@ func (o *OA) cards(ctx context.Context) (int64, error) {
 			return 0, err
 		}
 	}
-	var next int64
-	err := o.d.Store.Write(ctx, func(tx *store.Tx) (err error) {
-		if err = tx.PurgeOATokens(o.now() - tokensKept.Milliseconds()); err == nil {
-			next, err = tx.NextOACard()
+	if now := o.now(); now-o.purged > purgeEvery.Milliseconds() {
+		if err := o.d.Store.Write(ctx, func(tx *store.Tx) error { return tx.PurgeOATokens(now - tokensKept.Milliseconds()) }); err != nil {
+			return 0, err
 		}
+		o.purged = now
+	}
+	var next int64
+	err := o.d.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
+		next, err = tx.NextOACard()
 		return err
 	})
 	return next, err

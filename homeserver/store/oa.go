@@ -88,11 +88,14 @@ func (tx *Tx) OATaskOf(system, externalID string) (OATask, bool, error) {
 	return tx.oaTask(`WHERE system = $1 AND external_id = $2`, system, externalID)
 }
 
-// InsertOATask adds an open approval and numbers it; false means that its system has one of this id.
+// NumberOATasks takes numbers for approvals that are about to be inserted and returns the last one.
+func (tx *Tx) NumberOATasks(n int) (last int64, err error) {
+	_, err = tx.Get([]any{&last}, `UPDATE oa_counter SET n = n + $1 WHERE id = 1 RETURNING n`, n)
+	return last, err
+}
+
+// InsertOATask adds an open approval, which has its number; false means that its system has one of this id.
 func (tx *Tx) InsertOATask(t *OATask) (bool, error) {
-	if _, err := tx.Get([]any{&t.NID}, `UPDATE oa_counter SET n = n + 1 WHERE id = 1 RETURNING n`); err != nil {
-		return false, err
-	}
 	n, err := tx.Exec(`INSERT INTO oa_tasks (nid, system, external_id, version, rev, status, assignee, applicant, low_risk, step_up, polled, brief, doc,
 		created, updated, card_due, remind_at) VALUES ($1, $2, $3, 1, 1, 'open', $4, $5, $6, $7, $8, $9, $10, $11, $11, $11, $12)
 		ON CONFLICT (system, external_id) DO NOTHING`,
@@ -174,9 +177,6 @@ type OABrief struct {
 	Status       string
 	Assignee     id.UserID
 	Created      int64
-	Updated      int64
-	LowRisk      bool
-	StepUp       bool
 	Brief        Content
 }
 
@@ -209,10 +209,10 @@ func (tx *Tx) OABriefs(q OAQuery, fn func(OABrief) error) error {
 	default:
 		and("status = $%d", q.Status)
 	}
-	return tx.Each(`SELECT nid, version, system, external_id, status, assignee, created, updated, low_risk, step_up, brief FROM oa_tasks
+	return tx.Each(`SELECT nid, version, system, external_id, status, assignee, created, brief FROM oa_tasks
 		WHERE `+strings.Join(where, " AND ")+` ORDER BY nid LIMIT $2`, args, func(r *Row) error {
 		var b OABrief
-		if err := r.Scan(&b.NID, &b.Version, &b.System, &b.ExternalID, &b.Status, &b.Assignee, &b.Created, &b.Updated, &b.LowRisk, &b.StepUp, &b.Brief); err != nil {
+		if err := r.Scan(&b.NID, &b.Version, &b.System, &b.ExternalID, &b.Status, &b.Assignee, &b.Created, &b.Brief); err != nil {
 			return err
 		}
 		return fn(b)
