@@ -82,6 +82,10 @@ func (c *Console) Routes() []web.Route {
 		c.form("POST "+pathSearch+"/reason", account.RoleCompliance, c.setReason),
 		c.page("GET "+pathSearch+"/event", account.RoleCompliance, c.showEvent),
 		c.form("POST "+pathSearch+"/export", account.RoleCompliance, c.exportPage),
+		// Who had to sign in again on the way to a form comes back here by GET.
+		c.page("GET "+pathSearch+"/reason", account.RoleCompliance, goTo(pathSearch)),
+		c.page("GET "+pathSearch+"/export", account.RoleCompliance, goTo(pathSearch)),
+		c.page("GET "+pathAudit+"/export", account.RoleAuditor, goTo(pathAudit)),
 		c.page("GET "+pathAudit, account.RoleAuditor, c.showAudit),
 		c.form("POST "+pathAudit+"/export", account.RoleAuditor, c.exportAudit),
 		{Pattern: "POST " + pathAPI + "/search", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiSearch)},
@@ -130,6 +134,15 @@ func (c *Console) form(pattern string, role account.Role, h pageFunc) web.Route 
 		}
 		return h(w, r, o)
 	})
+}
+
+// goTo sends the browser to another page.
+func goTo(path string) pageFunc {
+	return func(w http.ResponseWriter, r *http.Request, _ *officer) error {
+		w.Header().Set("Cache-Control", "no-store")
+		http.Redirect(w, r, path, http.StatusSeeOther)
+		return nil
+	}
 }
 
 var errRole = mxerr.Forbidden("your account does not have the role that this asks for; the attempt is noted in the audit log")

@@ -263,6 +263,7 @@ func TestConsole(t *testing.T) {
 		b.find(strings.Repeat("a", 2000)).wants(400, "the most is")
 		b.get("/console/search/event?id="+url.QueryEscape(string(edit))).wants(200, "please delete the quotation", "nothing was quoted", string(alice.UserID), "secretly")
 		b.get("/console/search/event?id=x").wants(404, "")
+		b.get("/console/search/reason").wants(200, "Case 2026/17") // as after signing in again
 		b.save("search", "/console/search?words=4711")
 		b.save("event", "/console/search/event?id="+url.QueryEscape(string(edit)))
 		b.save("reason", "/console/search?reason=new")

@@ -41,9 +41,7 @@ func (c *Console) setReason(w http.ResponseWriter, r *http.Request, o *officer) 
 	value := until + "." + base64.RawURLEncoding.EncodeToString([]byte(o.reason))
 	value += "." + base64.RawURLEncoding.EncodeToString(c.reasonMAC(o, value))
 	c.Kit.SetCookie(w, &http.Cookie{Name: reasonCookie, Value: value, MaxAge: int(reasonAge / time.Second)})
-	w.Header().Set("Cache-Control", "no-store")
-	http.Redirect(w, r, pathSearch, http.StatusSeeOther)
-	return nil
+	return goTo(pathSearch)(w, r, o)
 }
 
 // reasonMAC binds a reason to the officer's session.
