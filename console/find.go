@@ -338,7 +338,7 @@ func (c *Console) find(ctx context.Context, q *Query) (*Found, error) {
 	return c.Find(ctx, q)
 }
 
-// roomNamer remembers names of rooms for one page.
+// roomName is what a room is called, its id where it has no name.
 func (c *Console) roomName(ctx context.Context, roomID string) string {
 	if name := c.RoomName(ctx, id.RoomID(roomID)); name != "" {
 		return name

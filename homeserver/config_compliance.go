@@ -44,12 +44,13 @@ func defaultCompliance() Compliance {
 	return Compliance{Notice: true, SecondFactor: true, SignInAge: Duration(12 * time.Hour)}
 }
 
-// named is a class of the configuration with its name. The special ones come first: their rules decide before corporate's.
+// namedClass is a class of the configuration with its name.
 type namedClass struct {
 	name roomclass.Class
 	*RoomClass
 }
 
+// list gives the special classes first: their rules decide before those of corporate.
 func (r *RoomClasses) list() []namedClass {
 	return []namedClass{
 		{roomclass.Confidential, &r.Confidential}, {roomclass.External, &r.External}, {roomclass.Private, &r.Private}, {roomclass.Corporate, &r.Corporate},
