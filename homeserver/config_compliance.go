@@ -41,7 +41,11 @@ type RoomRule struct {
 }
 
 func defaultCompliance() Compliance {
-	return Compliance{Notice: true, SecondFactor: true, SignInAge: Duration(12 * time.Hour)}
+	allowed := RoomClass{Encryption: "allowed"}
+	return Compliance{
+		Notice: true, SecondFactor: true, SignInAge: Duration(12 * time.Hour),
+		RoomClasses: RoomClasses{Corporate: allowed, Confidential: allowed, Private: allowed, External: allowed},
+	}
 }
 
 // namedClass is a class of the configuration with its name.
