@@ -64,18 +64,18 @@ type payload struct {
 	Key      string    `json:"idempotency_key"`
 	Outcome  string    `json:"outcome"` // approved, rejected, delegated
 	By       id.UserID `json:"by"`
-	ByName   string    `json:"by_name"`   // localpart
-	To       id.UserID `json:"to"`        // of a delegation
-	ToName   string    `json:"to_name"`   //
-	Reason   string    `json:"reason"`    //
-	Time     string    `json:"time"`      // RFC 3339
-	Via      string    `json:"via"`       // page, reaction, reply
-	AMR      []string  `json:"amr"`       // how the person was known: pwd, otp …
-	Template string    `json:"template"`  //
-	Title    string    `json:"title"`     //
-	Millis   int64     `json:"time_ms"`   //
-	Assignee id.UserID `json:"assignee"`  // when it was decided
-	Applic   id.UserID `json:"applicant"` //
+	ByName   string    `json:"by_name"` // localpart
+	To       id.UserID `json:"to"`      // of a delegation
+	ToName   string    `json:"to_name"`
+	Reason   string    `json:"reason"`
+	Time     string    `json:"time"` // RFC 3339
+	Via      string    `json:"via"`  // page, reaction, reply
+	AMR      []string  `json:"amr"`  // how the person was known: pwd, otp …
+	Template string    `json:"template"`
+	Title    string    `json:"title"`
+	Millis   int64     `json:"time_ms"`
+	Assignee id.UserID `json:"assignee"` // when it was decided
+	Applic   id.UserID `json:"applicant"`
 }
 
 const (
