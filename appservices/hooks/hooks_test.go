@@ -2,6 +2,7 @@ package hooks_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -23,6 +24,7 @@ import (
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
@@ -241,6 +243,28 @@ func TestProofs(t *testing.T) {
 	}
 	if limited == 0 {
 		t.Error("wrong secrets were not limited")
+	}
+	// both are in the audit log, together rather than one by one
+	hs.Stop()
+	err = homeserver.WithAudit(t.Context(), hs.Config, slog.New(slog.DiscardHandler), "test", func(ctx context.Context, l *audit.Log) error {
+		for action, want := range map[string]int{"hook.refused": 3, "hook.limited": 1} {
+			page, err := l.Query(ctx, audit.Filter{Actions: []string{action}, Limit: 1000})
+			if err != nil {
+				return err
+			}
+			if n := len(page.Entries); n < want || n > 20 {
+				t.Errorf("%d entries of %s", n, action)
+			}
+			for _, e := range page.Entries {
+				if strings.Contains(fmt.Sprint(e), tok.secret) {
+					t.Errorf("the secret stands in the audit log: %v", e)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -485,12 +509,17 @@ func TestTwoNodes(t *testing.T) {
 
 // BenchmarkPost posts from 32 senders at once.
 func BenchmarkPost(b *testing.B) {
-	hs := hstest.Start(b)
+	b.Run("sqlite", func(b *testing.B) { benchmarkPost(b, hstest.Start(b)) })
+	b.Run("postgres", func(b *testing.B) { benchmarkPost(b, hstest.Start(b, hstest.Postgres(storetest.Postgres(b)))) })
+}
+
+func benchmarkPost(b *testing.B, hs *hstest.Server) {
 	boss := admin(b, hs)
 	m := hook(b, hs, boss, "bench", boss.CreateRoom("private_chat"), `,"per_minute":1000000`)
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	body := []byte(`{"markdown":"**Build** finished","title":"CI"}`)
 	b.SetParallelism(16)
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			req, err := http.NewRequest("POST", m.base+"/_moothall/hooks/v1/bench", bytes.NewReader(body))
@@ -512,4 +541,35 @@ func BenchmarkPost(b *testing.B) {
 		}
 	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "posts/s")
+}
+
+// TestRestart ends the server while an endpoint is down: what waits goes out after the start, once, under the same ids.
+func TestRestart(t *testing.T) {
+	hs := hstest.Start(t)
+	boss := admin(t, hs)
+	room := boss.CreateRoom("private_chat")
+	m := hook(t, hs, boss, "in", room, "")
+	e := &endpoint{status: 502}
+	srv := httptest.NewServer(e)
+	t.Cleanup(srv.Close)
+	r := boss.Do(t, "POST", fmt.Sprintf(`{"name":"out","url":%q,"types":["m.room.message"]}`, srv.URL), "/_moothall/admin/v1/hooks/subscriptions")
+	e.mu.Lock()
+	e.secret = gjson.GetBytes(r.Body, "secret").Str
+	e.mu.Unlock()
+	for i := range 5 {
+		m.post(200, fmt.Sprintf(`{"text":"%d"}`, i))
+	}
+	root := m.post(200, `{"text":"5","key":"k"}`).Get("event_id").Str
+	hs.Stop()
+	hs = hstest.StartWith(t, hs.Config)
+	e.set(200)
+	eventually(t, "all arrived, in order", func() bool { return slices.Equal(e.got(), []string{"0", "1", "2", "3", "4", "5"}) })
+	m.base = hs.URL
+	m.post(200, `{"text":"6","key":"k"}`)
+	if c := last(t, boss.On(hs), room).Get("content.m\\.relates_to"); c.Get("event_id").Str != root {
+		t.Errorf("after the start, the key stands for %s", c.Raw)
+	}
+	if e.wrong != 0 {
+		t.Errorf("%d requests were not signed rightly", e.wrong)
+	}
 }
