@@ -477,9 +477,6 @@ func TestCallsAndProtocols(t *testing.T) {
 	if got := s.expect(t, "GET", v3+"/voip/turnServer", alice, "", 200, ""); got.body != `{}` {
 		t.Error(got.body)
 	}
-	if got := s.expect(t, "GET", v3+"/thirdparty/protocols", alice, "", 200, ""); got.body != `{}` {
-		t.Error(got.body)
-	}
 	s.expect(t, "GET", v3+"/voip/turnServer", "", "", 401, "M_MISSING_TOKEN")
 
 	turn := clientapi.TurnConfig{URIs: []string{"turn:turn.example.org?transport=udp"}, SharedSecret: "secret", Lifetime: time.Hour}
