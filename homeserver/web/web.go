@@ -75,7 +75,7 @@ type Config struct {
 	// Trusted tells whether a request to a Public route comes from whom no rate limits are for: an application service that
 	// registers its users. May be nil.
 	Trusted func(r *http.Request) bool
-	OnPanic        func(any)      // told of a handler's panic after it was logged; may be nil
+	OnPanic func(any) // told of a handler's panic after it was logged; may be nil
 	// Observe is told of every answered request; pattern is the route's, or "" where none matched. May be nil.
 	Observe func(pattern string, status int, d time.Duration, bytesOut int64)
 	// Refused is told when somebody who is signed in is refused (403) what only administrators or application services may

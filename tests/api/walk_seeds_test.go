@@ -10,7 +10,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/hstest"
 )
@@ -20,7 +25,7 @@ type seed struct {
 	path   map[string]string // what deviates from pathValues
 	query  []string          // name=value, escaped
 	body   string            // JSON, or any bytes where the operation takes some
-	who    string            // "alice" (the default), "bob", "eve", "admin" or "nobody"
+	who    string            // "alice" (the default), "bob", "eve", "admin", "service" (an application service) or "nobody"
 	status int               // what the right request is answered with; 0 is 200
 	once   bool              // the request can be granted only once: each weak case gets users and rooms of its own
 	needs  func(w *walk, f *fixture)
@@ -56,6 +61,33 @@ func (w *walk) fixture(s *seed) *fixture {
 	return f
 }
 
+// serviceToken is that of an application service which says yes to everything.
+const serviceToken = "the token of a service that walks"
+
+// registration writes the registration of an application service, which answers as long as the test runs.
+func registration(t *testing.T) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("{}")) // a broken connection fails the test elsewhere
+	}))
+	t.Cleanup(s.Close)
+	file := filepath.Join(t.TempDir(), "walk.yaml")
+	text := fmt.Sprintf("id: walk\nurl: %s\nas_token: %s\nhs_token: the token of the server\nsender_localpart: walking.service\nnamespaces: {}\n", s.URL, serviceToken)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// withService brings the application service into the room.
+func withService(w *walk, f *fixture) {
+	const sender = "@walking.service:" + hstest.ServerName
+	f.alice.Invite(id.RoomID(f.values["room"]), sender)
+	service := w.hs.Anonymous()
+	service.Token = serviceToken
+	service.Join(id.RoomID(f.values["room"]))
+}
+
 // sharedSecret is what administrators are registered with.
 const sharedSecret = "walk with me"
 
@@ -88,6 +120,8 @@ func (f *fixture) tokenOf(who string) string {
 		return f.admin.Token
 	case "nobody":
 		return ""
+	case "service":
+		return serviceToken
 	}
 	return f.alice.Token
 }

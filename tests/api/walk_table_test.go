@@ -8,6 +8,10 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
+// pages are operations that browsers are led to: they answer with redirects and pages, which the tests of their package
+// look at.
+var pages = map[string]bool{"redirectToSSO": true, "redirectToIdP": true}
+
 // seeds has a right request for every operation that is served, by operation id.
 var seeds = map[string]seed{
 	// the server
@@ -63,6 +67,15 @@ var seeds = map[string]seed{
 	"queryUserByProtocol":     {path: map[string]string{"protocol": "irc"}, status: http.StatusNotFound},
 	"queryLocationByAlias":    {query: []string{"alias=%23walk:test"}, status: http.StatusNotFound},
 	"queryUserByID":           {query: []string{"userid=@walk:test"}, status: http.StatusNotFound},
+
+	// application services
+	"pingAppservice": {path: map[string]string{"appserviceId": "walk"}, body: `{"transaction_id":"walk"}`, who: "service"},
+	"updateAppserviceRoomDirectoryVisibility": {path: map[string]string{"networkId": "irc"}, body: `{"visibility":"public"}`, who: "service", needs: withService},
+
+	"getAuthMetadata": {who: "nobody"},
+
+	"search": {body: `{"search_categories":{"room_events":{"search_term":"hello","keys":["content.body"],"order_by":"recent",
+		"event_context":{"before_limit":1,"after_limit":1,"include_profile":true},"include_state":true,"groupings":{"group_by":[{"key":"room_id"}]}}}}`},
 
 	"requestOpenIdToken": {},
 	"getMutualRooms":     {query: []string{"user_id={bob}"}},

@@ -147,6 +147,7 @@ func TestBadRequests(t *testing.T) {
 	everything := func(c *homeserver.Config) {
 		c.Sessions.LoginTokens, c.Media.URLPreviews = true, true
 		c.Registration.SharedSecret = sharedSecret
+		c.AppServices.Registrations = []string{registration(t)}
 		c.Email = homeserver.Email{Server: mails.Addr().String(), TLS: "none", From: "Moothall <moothall@example.org>"}
 	}
 	hstest.Each(t, func(t *testing.T, hs *hstest.Server) {
@@ -195,6 +196,9 @@ type walk struct {
 }
 
 func (w *walk) run() {
+	if pages[w.op.OperationID] {
+		return
+	}
 	s, ok := seeds[w.op.OperationID]
 	if !ok {
 		w.t.Fatal("no seed: say in seeds what a right request is")
@@ -259,6 +263,29 @@ func exceptionFor(operation, name string) (string, bool) {
 	}
 }
 
+// elsewhere tells whether a path is also one of another pattern, which has the method: "/rooms/new" is one of "/rooms/{id}".
+func elsewhere(methods map[string][]string, method, path string) bool {
+	segments := strings.Split(path, "/")
+	for pattern, have := range methods {
+		if pattern == path || !slices.Contains(have, method) {
+			continue
+		}
+		p := strings.Split(pattern, "/")
+		rest := strings.HasSuffix(pattern, "...}")
+		if len(p) > len(segments) || len(p) < len(segments) && !rest {
+			continue
+		}
+		fits := true
+		for i, s := range p {
+			fits = fits && (s == segments[i] || strings.HasPrefix(s, "{"))
+		}
+		if fits {
+			return true
+		}
+	}
+	return false
+}
+
 // TestMethodsAndOrigins asks every path of the table with the methods that it does not have, and as a browser that asks
 // before it sends.
 func TestMethodsAndOrigins(t *testing.T) {
@@ -277,7 +304,7 @@ func TestMethodsAndOrigins(t *testing.T) {
 	}
 	for path, have := range methods {
 		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "PATCH", "WALK"} {
-			if slices.Contains(have, method) {
+			if slices.Contains(have, method) || elsewhere(methods, method, path) {
 				continue
 			}
 			r := send(method, path)
