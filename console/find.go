@@ -114,9 +114,7 @@ var stateFlags = map[string]string{"edited": "edit", "replaced": "superseded", "
 // query checks what was asked for.
 func (c *Console) query(ctx context.Context, a *asked) (*Query, error) {
 	q := &Query{Words: strings.TrimSpace(a.Words)}
-	for _, s := range strings.Fields(strings.ReplaceAll(a.Sender, ",", " ")) {
-		q.Senders = append(q.Senders, s)
-	}
+	q.Senders = append(q.Senders, strings.Fields(strings.ReplaceAll(a.Sender, ",", " "))...)
 	if a.Kind != "" {
 		if !slices.Contains(kinds, a.Kind) {
 			return nil, mxerr.InvalidParam("there is no such kind of message; there are " + strings.Join(kinds, ", "))

@@ -165,7 +165,7 @@ func generated(texts []string, n int) []string {
 		}
 		at := r.IntN(len(line) - size + 1)
 		s := string(line[at : at+size])
-		if strings.ContainsAny(s, "\t​­") || utf8.RuneCountInString(strings.TrimSpace(search.Fold(s))) < 2 {
+		if strings.ContainsAny(s, "\t\u200b\u00ad") || utf8.RuneCountInString(strings.TrimSpace(search.Fold(s))) < 2 {
 			continue
 		}
 		out = append(out, s)

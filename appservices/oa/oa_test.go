@@ -435,7 +435,7 @@ func TestReplies(t *testing.T) {
 		passed := await(t, eve, "#A1004")
 		reply(eve, passed, "> <@x:test> 同意\n\n同意")
 		is(4, "approved")
-		must(t, hs, "POST", "/tasks", fmt.Sprintf(`{"id":"pay","template":"payment","title":"Payment","assignee":"bob","amount":{"value":12800.5,"currency":"CNY"}}`))
+		must(t, hs, "POST", "/tasks", `{"id":"pay","template":"payment","title":"Payment","assignee":"bob","amount":{"value":12800.5,"currency":"CNY"}}`)
 		pay := await(t, bob, "12,800.5 CNY")
 		react(bob, pay.room, pay.event, "✅")
 		await(t, bob, "需在页面上办理")
