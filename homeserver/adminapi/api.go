@@ -72,7 +72,7 @@ func (a *API) Routes() []web.Route {
 		all = append(all, t...)
 	}
 	for i := range all {
-		all[i].Auth, all[i].AllowSuspended = web.Admin, true
+		all[i].Auth = web.Admin
 		if all[i].Rate == web.RateNone {
 			all[i].Rate = web.RateRead
 		}
