@@ -318,11 +318,14 @@ func (r *Room) view() (h *hot, done func()) {
 		ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 		err := r.ensure(ctx)
 		cancel()
+		if mxerr.Is(err, "M_NOT_FOUND") {
+			break // it was deleted while somebody held it
+		}
 		if err != nil {
 			r.rs.d.Logger.Error("load a room again", "room_id", r.id, "error", err)
 		}
 	}
-	// the database is away: nobody is a member of a room that cannot be read, so that everything is refused
+	// the room is gone or the database is away: nobody is a member of a room that cannot be read, so that everything is refused
 	v, _ := event.LookupVersion(event.DefaultVersion)
 	return &hot{version: v}, func() {}
 }
