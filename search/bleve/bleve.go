@@ -266,8 +266,8 @@ func (x *Index) Write(_ context.Context, name string, in *search.Batch, state se
 	if err != nil {
 		return err
 	}
-	defer done()
 	if _, err := os.Stat(filepath.Join(x.dir, name)); err != nil {
+		done()
 		return fmt.Errorf("%s: %w", name, search.ErrGone)
 	}
 	batch := b.NewBatch()
@@ -276,14 +276,58 @@ func (x *Index) Write(_ context.Context, name string, in *search.Batch, state se
 	}
 	for i := range in.Docs {
 		if err := batch.IndexAdvanced(bleveDocument(&in.Docs[i])); err != nil {
+			done()
 			return fmt.Errorf("index %s: %w", in.Docs[i].ID, err)
 		}
 	}
 	batch.SetInternal([]byte(stateKey), state.Marshal())
-	if err := b.Batch(batch); err != nil {
+	if err := apply(b, batch); err != nil {
+		done()
+		x.mend(name, b)
 		return fmt.Errorf("write to the search index: %w", err)
 	}
+	done()
 	return nil
+}
+
+// apply writes a batch. After a write that failed, on a full disk for one, what Bleve holds in memory is damaged and the next
+// write panics: that is an error like the first.
+func apply(b bleve.Index, batch *bleve.Batch) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the library failed: %v", p)
+		}
+	}()
+	return b.Batch(batch)
+}
+
+// mend closes a generation whose memory may be damaged and opens it again as it is on disk. Where that fails, it is gone, and
+// made anew.
+func (x *Index) mend(name string, broken bleve.Index) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.gens[name] != broken {
+		return // somebody else was quicker
+	}
+	delete(x.gens, name)
+	if err := closed(broken); err != nil {
+		x.log.Warn("close a search index that cannot be written", "error", err)
+	}
+	b, err := bleve.OpenUsing(filepath.Join(x.dir, name), config())
+	if err != nil {
+		x.log.Warn("the search index cannot be opened again", "error", err)
+		return
+	}
+	x.gens[name] = b
+}
+
+func closed(b bleve.Index) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the library failed: %v", p)
+		}
+	}()
+	return b.Close()
 }
 
 // DeleteRoom removes the documents of a room, some at a time.
@@ -301,9 +345,10 @@ func (x *Index) DeleteRoom(ctx context.Context, name string, room int64) error {
 		for _, id := range ids {
 			batch.Delete(id)
 		}
-		err = b.Batch(batch)
+		err = apply(b, batch)
 		done()
 		if err != nil {
+			x.mend(name, b)
 			return fmt.Errorf("remove a room from the search index: %w", err)
 		}
 		if err := ctx.Err(); err != nil {
