@@ -5,8 +5,8 @@ import (
 	"syscall"
 )
 
-// niceness of the processes that hash: they get what is left over, and a tenth of a core when nothing is.
-const niceness = 10
+// niceness of the processes that hash: they get what is left over, and a little when nothing is.
+const niceness = 19
 
 // lowPriority prepares a command to run in a group of its own, which ends with this process.
 func lowPriority(cmd *exec.Cmd) {
