@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -58,6 +59,7 @@ type Hooks struct {
 	d     Deps
 	wrong *web.Limiter  // requests that prove nothing
 	kick  chan struct{} // wakes deliveries
+	share atomic.Bool   // other processes hear of what limits gave out
 
 	mu     sync.Mutex
 	limits map[int]*web.Limiter // by posts a minute
@@ -88,21 +90,6 @@ func (h *Hooks) Run(ctx context.Context) error {
 	g.Go(func() error { return h.d.Store.RunFollower(ctx, "hooks", h.queue) })
 	g.Go(func() error { return h.d.Store.RunLeased(ctx, "hooks", h.deliverAll) })
 	return g.Wait()
-}
-
-// allow draws from a hook's bucket. Each process has its own.
-func (h *Hooks) allow(hookID string, perMinute int) time.Duration {
-	if perMinute <= 0 {
-		perMinute = h.d.Config.PerMinute
-	}
-	h.mu.Lock()
-	l := h.limits[perMinute]
-	if l == nil {
-		l = web.NewLimiter(map[web.Rate]web.Bucket{web.RateSend: {PerSecond: float64(perMinute) / 60, Burst: max(perMinute/2, 10)}})
-		h.limits[perMinute] = l
-	}
-	h.mu.Unlock()
-	return l.Allow(web.RateSend, hookID)
 }
 
 const (

@@ -507,6 +507,48 @@ func TestTwoNodes(t *testing.T) {
 	}
 }
 
+// TestLimitAcrossNodes uses a hook's whole limit up on one process: the other one has nothing left to give.
+func TestLimitAcrossNodes(t *testing.T) {
+	db := hstest.Postgres(storetest.Postgres(t))
+	a, b := hstest.Start(t, db), hstest.Start(t, db)
+	boss := admin(t, a)
+	m := hook(t, a, boss, "flood", boss.CreateRoom("private_chat"), `,"per_minute":60`)
+	flood := func(base string) (taken int) {
+		n := m
+		n.base = base
+		for range 40 {
+			if status, _ := n.send("", `{"text":"x"}`, "Authorization", "Bearer "+m.secret); status == 200 {
+				taken++
+			}
+		}
+		return taken
+	}
+	// a minute's worth is 60: half of it at once, and what a slow machine earns meanwhile
+	began := time.Now()
+	first := flood(a.URL)
+	time.Sleep(time.Second)
+	second := flood(b.URL)
+	if most := 31 + int(time.Since(began).Seconds()) + 5; first < 30 || first+second > most {
+		t.Errorf("one process took %d and then the other %d; together they may take %d", first, second, most)
+	}
+	// so it is with those who prove nothing
+	wrong := func(base string) (refused int) {
+		n := m
+		n.base = base
+		for range 35 {
+			if status, _ := n.send("", `{"text":"x"}`, "Authorization", "Bearer wrong"); status == 401 {
+				refused++
+			}
+		}
+		return refused
+	}
+	first = wrong(a.URL)
+	time.Sleep(time.Second)
+	if second = wrong(b.URL); first < 30 || second > 10 {
+		t.Errorf("%d wrong secrets were looked at on one process, then %d on the other", first, second)
+	}
+}
+
 // BenchmarkPost posts from 32 senders at once.
 func BenchmarkPost(b *testing.B) {
 	b.Run("sqlite", func(b *testing.B) { benchmarkPost(b, hstest.Start(b)) })

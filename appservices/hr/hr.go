@@ -107,6 +107,9 @@ func New(d Deps) (*HR, error) {
 	return h, nil
 }
 
+// Limits are the rate limits, which hold for all processes together.
+func (h *HR) Limits() *web.Limiter { return h.limits }
+
 func (h *HR) now() int64 { return h.d.Clock().UnixMilli() }
 
 func (h *HR) wake() {

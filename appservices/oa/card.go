@@ -59,7 +59,10 @@ func (w *words) status(s string) string {
 }
 
 // cardType is the key of the card's data in a message, for clients with a module that shows buttons.
-const cardType = "org.moothall.approval"
+const (
+	cardType = "org.moothall.approval"
+	cardKey  = "org\\.moothall\\.approval" // as a path of gjson
+)
 
 // text builds a message in plain text and HTML.
 type text struct {
@@ -250,6 +253,13 @@ func edit(content object, of id.EventID) object {
 func replyTo(content object, to id.EventID) object {
 	content["m.relates_to"] = object{"m.in_reply_to": object{"event_id": to}}
 	return content
+}
+
+// reminder is a reply to the card, which may be answered as the card may.
+func (t *task) reminder(w *words) object {
+	out := notice(fmt.Sprintf(w.remind, shortID(t.NID), t.brief.Title), t.Assignee)
+	out[cardType] = object{"v": 1, "id": t.ExternalID, "system": t.System, "short_id": shortID(t.NID), "version": t.Version, "status": t.Status}
+	return replyTo(out, t.CardEvent)
 }
 
 // notice is a message of one line.

@@ -56,6 +56,10 @@ func (o *OA) follow(ctx context.Context, entries []store.Entry) error {
 	if err != nil {
 		return err
 	}
+	// cards are noted as they come by, not when their sender has got around to it: an answer may follow within a millisecond
+	if err := o.noteShown(ctx, list, service, func(e *room.Event) id.UserID { return owners[roomOf[e.NID]] }); err != nil {
+		return err
+	}
 	for _, e := range list {
 		if e == nil || e.PDU.Sender() == service || e.RedactedBy != 0 {
 			continue
@@ -65,6 +69,55 @@ func (o *OA) follow(ctx context.Context, entries []store.Entry) error {
 		}
 	}
 	return nil
+}
+
+// noteShown notes the cards and reminders among events: to which approval answers to them belong, and which version of it people see
+// from there on. Who made them notes the same afterwards.
+func (o *OA) noteShown(ctx context.Context, list []*room.Event, service id.UserID, owner func(*room.Event) id.UserID) error {
+	type card struct {
+		store.OAShown
+		open bool
+	}
+	var cards []card
+	for _, e := range list {
+		if e == nil || e.PDU.Sender() != service || e.PDU.Type() != "m.room.message" {
+			continue
+		}
+		content := gjson.ParseBytes(e.PDU.Content())
+		data := content.Get(cardKey)
+		replaces := content.Get("m\\.relates_to.rel_type").Str == "m.replace"
+		if replaces {
+			data = content.Get("m\\.new_content." + cardKey)
+		}
+		m := taskName.FindStringSubmatch(data.Get("short_id").Str)
+		if m == nil {
+			continue
+		}
+		nid, err := strconv.ParseInt(m[1], 10, 64)
+		if err != nil {
+			continue
+		}
+		cards = append(cards, card{
+			store.OAShown{Task: nid, Event: e.ID(), Room: e.PDU.RoomID(), User: owner(e), Version: data.Get("version").Int(), Ord: e.Ord, Replaces: replaces},
+			data.Get("links").Exists(), // else nothing can be decided by it: a reminder, an outcome
+		})
+	}
+	if len(cards) == 0 {
+		return nil
+	}
+	return o.d.Store.Write(ctx, func(tx *store.Tx) error {
+		for _, c := range cards {
+			if err := tx.InsertOACard(c.Event, c.Task, c.User); err != nil {
+				return err
+			}
+			if c.open {
+				if err := tx.NoteOAShown(c.OAShown); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // heard answers one event. What fails for reasons of the person's is told to the person, all else is tried again.

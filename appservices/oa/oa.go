@@ -117,6 +117,9 @@ func New(d Deps) (*OA, error) {
 	return o, nil
 }
 
+// Limits are the rate limits, which hold for all processes together.
+func (o *OA) Limits() *web.Limiter { return o.limits }
+
 func (o *OA) now() int64 { return o.d.Clock().UnixMilli() }
 
 const (

@@ -455,6 +455,58 @@ func TestReplies(t *testing.T) {
 	}, f.config())
 }
 
+// TestAtOnce answers cards, their changes and reminders within the moment in which they come.
+func TestAtOnce(t *testing.T) {
+	f := newOffice(t)
+	hstest.Each(t, func(t *testing.T, hs *hstest.Server) {
+		ann, bob := hs.User("ann"), hs.User("bob")
+		leave(t, hs, "first", bob, ann)
+		await(t, bob, "#A1001")
+		since := ""
+		// next is the newest message with a text, as soon as it is there
+		next := func(text string) (room id.RoomID, event id.EventID) {
+			t.Helper()
+			for range 20 {
+				s := bob.Sync("timeout=3000&since=" + url.QueryEscape(since))
+				since, _ = s["next_batch"].(string)
+				rooms, _ := hstest.At(s, "rooms", "join").(map[string]any)
+				for roomID, rm := range rooms {
+					list, _ := hstest.At(rm, "timeline", "events").([]any)
+					for _, e := range list {
+						if body, _ := hstest.At(e, "content", "body").(string); strings.Contains(body, text) {
+							room, event = id.RoomID(roomID), id.EventID(hstest.At(e, "event_id").(string))
+						}
+					}
+				}
+				if event != "" {
+					return room, event
+				}
+			}
+			t.Fatalf("%q never came", text)
+			return "", ""
+		}
+		approve := func(room id.RoomID, event id.EventID) {
+			bob.Event(room, "m.reaction", fmt.Sprintf(`{"m.relates_to":{"rel_type":"m.annotation","event_id":%q,"key":"✅"}}`, event))
+		}
+		since, _ = bob.Sync("")["next_batch"].(string)
+		for i := range 8 {
+			name := fmt.Sprint("N", i)
+			leave(t, hs, name, bob, ann)
+			room, event := next(fmt.Sprintf("#A%d ", 1002+i))
+			switch i % 3 {
+			case 1: // what is changed is decided as changed
+				must(t, hs, "PUT", "/tasks/"+name, fmt.Sprintf(`{"template":"leave","title":"Five days","assignee":%q,"fields":[{"key":"days","value":"5"}]}`, bob.UserID))
+				room, _ = next("Five days")
+			case 2:
+				must(t, hs, "POST", "/tasks/"+name+"/remind", "")
+				room, event = next("⏰")
+			}
+			approve(room, event)
+			eventually(t, name+" is "+status(t, hs, name), func() bool { return status(t, hs, name) == "approved" })
+		}
+	}, f.config())
+}
+
 // TestOfficeDown approves while the OA system is down: the person sees that it waits, and the outcome arrives once.
 func TestOfficeDown(t *testing.T) {
 	f := newOffice(t)

@@ -145,8 +145,7 @@ func (o *OA) show(ctx context.Context, row store.OATask) error {
 		}
 	}
 	if t.Status == store.OAOpen && t.Reminds > t.Reminded {
-		line := fmt.Sprintf(o.words.remind, shortID(t.NID), t.brief.Title)
-		eventID, err := o.post(ctx, roomID, service, txn+"remind", replyTo(notice(line, t.Assignee), t.CardEvent))
+		eventID, err := o.post(ctx, roomID, service, txn+"remind", t.reminder(o.words))
 		if err != nil {
 			return err
 		}

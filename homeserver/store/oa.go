@@ -157,6 +157,28 @@ func (tx *Tx) ShownOATask(t OATask) error {
 	return err
 }
 
+// OAShown is a card of an open approval as it stands in a room.
+type OAShown struct {
+	Task     int64
+	Event    id.EventID
+	Room     id.RoomID
+	User     id.UserID // whose room it is
+	Version  int64
+	Ord      int64
+	Replaces bool // it is an edit of the card
+}
+
+// NoteOAShown notes from where in the room on which version of an approval is seen, unless something later was noted.
+func (tx *Tx) NoteOAShown(c OAShown) error {
+	if c.Replaces {
+		_, err := tx.Exec(`UPDATE oa_tasks SET shown_version = $2, shown_ord = $3 WHERE nid = $1 AND shown_ord < $3`, c.Task, c.Version, c.Ord)
+		return err
+	}
+	_, err := tx.Exec(`UPDATE oa_tasks SET shown_version = $2, shown_ord = $3, card_event = $4, card_room = $5, card_user = $6 WHERE nid = $1 AND shown_ord < $3`,
+		c.Task, c.Version, c.Ord, c.Event, c.Room, c.User)
+	return err
+}
+
 // DueOACard makes a card due at a time, unless it is due before.
 func (tx *Tx) DueOACard(nid, at int64) error {
 	_, err := tx.Exec(`UPDATE oa_tasks SET rev = rev + 1, card_due = $2 WHERE nid = $1`, nid, at)
