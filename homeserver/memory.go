@@ -9,6 +9,7 @@ import (
 )
 
 const (
+	memoryFirst = time.Second // after the start, which makes much that is needed once
 	memoryEvery = 20 * time.Second
 	memoryLeast = 8 << 20 // bytes that are worth giving back
 	memoryQuiet = 0.25    // of one processor: a server that does less has the time to collect its garbage
@@ -17,6 +18,11 @@ const (
 // runMemory gives memory back to the system while the server has little to do: Go's collector lets garbage grow to the size of
 // what is alive, which for ten thousand clients that only wait is a third of all memory.
 func (s *Server) runMemory(ctx context.Context) error {
+	if !wait(ctx, memoryFirst) {
+		return nil
+	}
+	debug.FreeOSMemory()
+	releaseProgram()
 	tick := time.NewTicker(memoryEvery)
 	defer tick.Stop()
 	before := processorTime()
@@ -31,8 +37,19 @@ func (s *Server) runMemory(ctx context.Context) error {
 		before = used
 		if live, spare := heapUse(); quiet && spare > memoryLeast && spare > live/8 {
 			debug.FreeOSMemory()
+			releaseProgram()
 			before = processorTime() // the collection is no load
 		}
+	}
+}
+
+// wait lets time pass, and tells whether ctx goes on.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 

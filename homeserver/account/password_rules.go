@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"unicode/utf8"
 
-	"github.com/trustelem/zxcvbn"
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/compliance/audit"
+	"github.com/moothall/moothall/homeserver/account/guess"
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 )
@@ -36,7 +36,7 @@ func (a *Accounts) ValidatePasswordFor(password string, names ...string) error {
 	if runes := []rune(password); len(runes) > maxJudged {
 		judged = string(runes[:maxJudged])
 	}
-	if zxcvbn.PasswordStrength(judged, append(names, a.ServerName)).Score < c.MinStrength {
+	if guess.Score(judged, append(names, a.ServerName)) < c.MinStrength {
 		return weakPassword("this password is too easy to guess: use a longer one, or several words that do not belong together")
 	}
 	return nil
@@ -95,7 +95,12 @@ func (a *Accounts) setPassword(ctx context.Context, user id.UserID, password str
 		if err := tx.DeleteLoginTokens(user); err != nil {
 			return err
 		}
-		details := map[string]any{"had_one": u.Password != nil, "must_change": mustChange}
+		// A browser that needs no second factor was remembered for whoever knew the old password.
+		forgotten, err := tx.DeleteRememberedDevice(user, "")
+		if err != nil {
+			return err
+		}
+		details := map[string]any{"had_one": u.Password != nil, "must_change": mustChange, "browsers_forgotten": forgotten}
 		if err := audit.Append(ctx, tx, audit.Entry{Action: "user.password", Target: string(user), Details: details}); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moothall/moothall/homeserver/account/guess"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/web"
 )
@@ -68,6 +69,7 @@ func (a *Accounts) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		a.flushSeen(ctx)
+		guess.Forget()
 		if err := a.Sweep(ctx); err != nil && ctx.Err() == nil {
 			a.Logger.Warn("remove expired authentication sessions and tokens", "error", err)
 		}
