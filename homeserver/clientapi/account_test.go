@@ -195,7 +195,7 @@ func TestDevices(t *testing.T) {
 		phone, bob := s.login(t, "alice", "PHONE"), s.login(t, "bob", "BOBS")
 		desk := s.login(t, "alice", "D/E SK")
 		list := s.expect(t, "GET", v3+"/devices", phone, "", 200, "")
-		if list.get("devices.#").Int() != 2 || list.str("devices.0.device_id") != "D/E SK" || list.get("devices.0.display_name").Exists() {
+		if list.get("devices.#").Int() != 2 || list.str("devices.0.device_id") != "D/E SK" || list.get("devices.0.display_name").Raw != `""` {
 			t.Errorf("devices: %s", list.body)
 		}
 		s.expect(t, "GET", v3+"/devices/BOBS", phone, "", 404, "M_NOT_FOUND")

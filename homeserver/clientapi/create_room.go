@@ -389,7 +389,8 @@ func (n *newRoom) powerLevels() (object, error) {
 // Spec: client-server API, POST /createRoom, point 3.
 func tombstoneLevel(stateDefault int64) int64 { return max(150, stateDefault+50) }
 
-// checkPowerLevels refuses levels that no room of the version could have.
+// checkPowerLevels refuses levels that no room of the version could have. Where the server chose the version, creators
+// are taken out instead.
 func (n *newRoom) checkPowerLevels(content object) error {
 	b, err := json.Marshal(content)
 	if err != nil {
@@ -413,9 +414,18 @@ func (n *newRoom) checkPowerLevels(content object) error {
 		return mxerr.BadJSON("'power_level_content_override.users' must be an object")
 	}
 	for _, u := range append(creators, n.creator) {
-		if _, listed := users[u]; listed {
+		if _, listed := users[u]; !listed {
+			continue
+		}
+		if n.req.Version != nil {
 			return mxerr.BadJSON(string(u) + " creates the room and stands above all power levels in room version " + n.version.ID +
 				": 'power_level_content_override.users' may not list creators")
+		}
+		// Who leaves the version to the server cannot know that it has creators above all levels: bots from before give
+		// themselves 100, which they have anyway.
+		delete(users, u)
+		if content["users"], err = json.Marshal(users, json.Deterministic(true)); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -86,6 +86,11 @@ func testCreateRoomOrder(t *testing.T, hs *hstest.Server) {
 	if n := hstest.At(levels, "events", "m.room.tombstone").(float64); n <= levels["state_default"].(float64) {
 		t.Errorf("m.room.tombstone needs %v, which is not above state_default", n)
 	}
+	// Bots from before version 12 give themselves a level and leave the version to the server.
+	old := alice.CreateRoomWith(`{"power_level_content_override":{"users":{"@alice:test":100,"@bob:test":50},"invite":50}}`)
+	if levels := content(t, alice, old, "m.room.power_levels"); fmt.Sprint(levels["users"]) != "map[@bob:test:50]" || levels["invite"] != 50.0 {
+		t.Errorf("an override with its creator gives %v", levels)
+	}
 	member := alice.Must(t, "GET", "", "/v3/rooms/%s/state/m.room.member/%s", room, bob.UserID)
 	if member["is_direct"] != true || member["membership"] != "invite" {
 		t.Errorf("the invitation is %v", member)
@@ -181,8 +186,8 @@ func TestCreateRoomRefuses(t *testing.T) {
 		{"type is a number", `{"creation_content":{"type":1}}`, 400, "M_BAD_JSON"},
 		{"creators", `{"creation_content":{"additional_creators":["x"]}}`, 400, "M_BAD_JSON"},
 		{"creators are an object", `{"creation_content":{"additional_creators":{}}}`, 400, "M_BAD_JSON"},
-		{"creator with a level", `{"power_level_content_override":{"users":{"@alice:test":100}}}`, 400, "M_BAD_JSON"},
-		{"further creator with a level", `{"creation_content":{"additional_creators":["@c:test"]},"power_level_content_override":{"users":{"@c:test":100}}}`, 400, "M_BAD_JSON"},
+		{"creator with a level", `{"room_version":"12","power_level_content_override":{"users":{"@alice:test":100}}}`, 400, "M_BAD_JSON"},
+		{"further creator with a level", `{"room_version":"12","creation_content":{"additional_creators":["@c:test"]},"power_level_content_override":{"users":{"@c:test":100}}}`, 400, "M_BAD_JSON"},
 		{"levels are text", `{"power_level_content_override":{"ban":"much"}}`, 400, "M_BAD_JSON"},
 		{"no power to name it", `{"room_version":"11","name":"x","power_level_content_override":{"users":{"@alice:test":0}}}`, 400, "M_INVALID_ROOM_STATE"},
 		{"float in state", `{"initial_state":[{"type":"x","content":{"a":1.5}}]}`, 400, "M_BAD_JSON"},

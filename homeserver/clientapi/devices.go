@@ -25,13 +25,17 @@ func (a *API) deviceRoutes() []web.Route {
 
 type deviceJSON struct {
 	DeviceID    id.DeviceID `json:"device_id"`
-	DisplayName *string     `json:"display_name,omitempty"`
+	DisplayName string      `json:"display_name"` // "" if it has none: some clients want it to be there
 	LastSeenIP  string      `json:"last_seen_ip,omitempty"`
 	LastSeenTS  int64       `json:"last_seen_ts,omitempty"`
 }
 
 func newDeviceJSON(d account.Device) deviceJSON {
-	return deviceJSON{DeviceID: d.ID, DisplayName: d.DisplayName, LastSeenIP: d.LastIP, LastSeenTS: d.LastSeen}
+	out := deviceJSON{DeviceID: d.ID, LastSeenIP: d.LastIP, LastSeenTS: d.LastSeen}
+	if d.DisplayName != nil {
+		out.DisplayName = *d.DisplayName
+	}
+	return out
 }
 
 // devices handles GET /_matrix/client/v3/devices.

@@ -26,7 +26,8 @@ const (
 	contentPolicy = "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; style-src 'unsafe-inline'; object-src 'self';"
 )
 
-// reader serves files to those with a token, or by the frozen endpoints to anybody.
+// reader serves files to those with a token. By the frozen endpoints anybody gets what is public, such as the signs of
+// identity providers, and who sends a token gets the rest too: bots from before the endpoints with a token live on.
 type reader struct {
 	*Media
 	frozen bool
@@ -53,7 +54,7 @@ func (s reader) find(r *http.Request) (*store.Media, error) {
 	}
 	deadline := time.Now().Add(time.Duration(wait) * time.Millisecond)
 	for {
-		f, err := s.row(r.Context(), origin, mediaID)
+		f, err := s.row(r.Context(), origin, mediaID, web.Requester(r) != nil)
 		if err != nil || f.Expires == nil {
 			return f, err
 		}
@@ -70,7 +71,7 @@ func (s reader) find(r *http.Request) (*store.Media, error) {
 }
 
 // row reads a file's row; what may not be seen is not found.
-func (s reader) row(ctx context.Context, origin, mediaID string) (f *store.Media, err error) {
+func (s reader) row(ctx context.Context, origin, mediaID string, signedIn bool) (f *store.Media, err error) {
 	err = s.Store.Read(ctx, func(tx *store.Tx) error {
 		f, err = tx.Media(origin, mediaID)
 		return err
@@ -78,7 +79,7 @@ func (s reader) row(ctx context.Context, origin, mediaID string) (f *store.Media
 	switch {
 	case err != nil:
 		return nil, err
-	case f == nil, f.Quarantined, s.frozen && !f.Public, f.Expires != nil && *f.Expires <= time.Now().UnixMilli():
+	case f == nil, f.Quarantined, !signedIn && !f.Public, f.Expires != nil && *f.Expires <= time.Now().UnixMilli():
 		return nil, errUnknownMedia()
 	}
 	return f, nil
@@ -116,7 +117,7 @@ func (s reader) send(w http.ResponseWriter, r *http.Request, key, contentType, d
 	h.Set("Cross-Origin-Resource-Policy", "cross-origin")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("ETag", `"`+key+`"`)
-	if s.frozen {
+	if s.frozen && web.Requester(r) == nil {
 		h.Set("Cache-Control", "public, "+cacheTime)
 	} else {
 		h.Set("Cache-Control", "private, "+cacheTime)

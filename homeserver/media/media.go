@@ -99,9 +99,9 @@ func (m *Media) Routes() []web.Route {
 		{Pattern: "GET " + v1 + "/thumbnail" + file, Auth: web.User, Rate: web.RateRead, Handler: authed.thumbnail},
 		{Pattern: "GET " + v1 + "/config", Auth: web.User, Rate: web.RateRead, Handler: m.config},
 		{Pattern: "GET " + v1 + "/preview_url", Auth: web.NoGuest, Rate: web.RateMedia, Handler: m.preview},
-		{Pattern: "GET " + legacy + "/download" + file, Auth: web.Public, Rate: web.RateRead, Handler: frozen.download},
-		{Pattern: "GET " + legacy + "/download" + file + "/{fileName}", Auth: web.Public, Rate: web.RateRead, Handler: frozen.download},
-		{Pattern: "GET " + legacy + "/thumbnail" + file, Auth: web.Public, Rate: web.RateRead, Handler: frozen.thumbnail},
+		{Pattern: "GET " + legacy + "/download" + file, Auth: web.Optional, Rate: web.RateRead, Handler: frozen.download},
+		{Pattern: "GET " + legacy + "/download" + file + "/{fileName}", Auth: web.Optional, Rate: web.RateRead, Handler: frozen.download},
+		{Pattern: "GET " + legacy + "/thumbnail" + file, Auth: web.Optional, Rate: web.RateRead, Handler: frozen.thumbnail},
 		{Pattern: "GET " + legacy + "/config", Auth: web.User, Rate: web.RateRead, Handler: m.config},
 		{Pattern: "GET " + legacy + "/preview_url", Auth: web.NoGuest, Rate: web.RateMedia, Handler: m.preview},
 	}

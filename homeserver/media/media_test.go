@@ -226,6 +226,10 @@ func TestUploadDownload(t *testing.T) {
 		} {
 			w.want(tc.status, tc.errcode, tc.user, "GET", tc.path, "")
 		}
+		// Bots from before have a token all the same.
+		if a := w.want(200, "", bob, "GET", "/_matrix/media/v3/download/"+uri, ""); string(a.body) != text || a.Header.Get("Cache-Control") != "private, max-age=86400, immutable" {
+			t.Errorf("old endpoint with a token: %v %.40s", a.Header, a.body)
+		}
 		// What is public is served there, what is quarantined nowhere.
 		err := w.Store.Write(context.Background(), func(tx *store.Tx) error {
 			if _, err := tx.Exec(`UPDATE media SET public = 1`); err != nil {

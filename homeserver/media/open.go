@@ -13,7 +13,7 @@ import (
 // Open opens a file of this server for its other parts. What users cannot get is not found here either. The error for a
 // file that was announced and is still to come is no *mxerr.Error: it may be there later.
 func (m *Media) Open(ctx context.Context, origin, mediaID string) (Blob, *store.Media, error) {
-	f, err := m.serve(false).row(ctx, origin, mediaID)
+	f, err := m.serve(false).row(ctx, origin, mediaID, true)
 	if err != nil {
 		return nil, nil, err
 	}
