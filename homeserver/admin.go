@@ -59,6 +59,24 @@ func SetPassword(ctx context.Context, cfg Config, log *slog.Logger, name, passwo
 	return setPassword(ctx, cfg, log, name, password, false)
 }
 
+// SignOut ends all sessions of an account from the command line, those of browsers on the server's own pages too; devices and
+// their keys stay.
+func SignOut(ctx context.Context, cfg Config, log *slog.Logger, name string) (id.UserID, error) {
+	var user id.UserID
+	err := withAccounts(ctx, cfg, log, func(ctx context.Context, a *account.Accounts) error {
+		local, err := a.Localpart(name)
+		if err != nil {
+			return err
+		}
+		user = a.UserID(local)
+		if _, err := a.User(ctx, user); err != nil {
+			return err
+		}
+		return a.EndSessions(ctx, user, account.Ending{Soft: true, Reason: "administrator"})
+	})
+	return user, err
+}
+
 // SetInitialPassword is SetPassword with a password that the user has to change at the next sign-in.
 func SetInitialPassword(ctx context.Context, cfg Config, log *slog.Logger, name, password string) (id.UserID, error) {
 	return setPassword(ctx, cfg, log, name, password, true)

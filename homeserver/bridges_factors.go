@@ -8,7 +8,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/account"
-	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/push"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/web"
@@ -48,16 +47,8 @@ func (s *Server) factorRoles(ctx context.Context, user id.UserID) ([]string, err
 }
 
 func (s *Server) mayAct(ctx context.Context, user id.UserID) error {
-	u, err := s.accounts.User(ctx, user)
-	switch {
-	case err != nil:
-		return err
-	case u.Deactivated:
-		return mxerr.New(403, "M_USER_DEACTIVATED", "this account was deactivated")
-	case u.Locked:
-		return mxerr.New(403, "M_USER_LOCKED", "this account is locked")
-	}
-	return nil
+	_, err := s.accounts.Usable(ctx, user)
+	return err
 }
 
 // factorGate is account.Deps.Gate: it says whether somebody who was proved in a way without pages may go on.

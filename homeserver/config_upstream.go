@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/netip"
 
+	"maunium.net/go/mautrix/id"
+
 	"github.com/moothall/moothall/homeserver/push"
 	"github.com/moothall/moothall/sso/upstream"
 )
@@ -37,6 +39,7 @@ type SSOProvider struct {
 	ClockSkew            Duration         `yaml:"clock_skew"`
 	OnLogout             string           `yaml:"on_logout"`
 	AllowedGroups        []string         `yaml:"allowed_groups"`
+	SyncGroups           bool             `yaml:"sync_groups"`
 	LinkBy               []string         `yaml:"link_by"`
 	OnConflict           string           `yaml:"on_conflict"`
 	ExistingAccountsOnly bool             `yaml:"existing_accounts_only"`
@@ -53,7 +56,7 @@ func (p *SSOProvider) upstream() upstream.Config {
 		ClientID: p.ClientID, ClientSecret: string(p.ClientSecret), ClientAuth: p.ClientAuth, Scopes: p.Scopes, Issuer: p.Issuer,
 		AuthorizeURL: p.AuthorizeURL, TokenURL: p.TokenURL, UserInfoURL: p.UserInfoURL, KeysURL: p.KeysURL, EndSessionURL: p.EndSessionURL,
 		UserInfo: p.UserInfo, ACR: p.ACRValues, StepUpACR: p.StepUpACRValues, MFA: p.MFA,
-		Timeout: p.Timeout.Std(), ClockSkew: p.ClockSkew.Std(), OnLogout: p.OnLogout, AllowedGroups: p.AllowedGroups,
+		Timeout: p.Timeout.Std(), ClockSkew: p.ClockSkew.Std(), OnLogout: p.OnLogout, AllowedGroups: p.AllowedGroups, SyncGroups: p.SyncGroups,
 		LinkBy: p.LinkBy, OnConflict: p.OnConflict, CreateAccounts: !p.ExistingAccountsOnly, Directory: p.Directory,
 		Mapping: p.Mapping, OAuth2: p.OAuth2, SAML: p.SAML,
 	}
@@ -126,5 +129,8 @@ func (s *Server) newProviders() (*upstream.Providers, error) {
 		Store: s.store, Accounts: s.accounts, Profiles: s.profiles, People: s.people, Logger: s.log, Client: client,
 		PublicURL: s.cfg.PublicURL, Providers: s.cfg.providers(),
 		EndBrowsers: func(ctx context.Context, browsers []string) error { return s.endBrowsers(ctx, browsers) },
+		SetGroups: func(ctx context.Context, provider string, user id.UserID, names []string) error {
+			return s.groups.SetMemberships(ctx, provider, user, names)
+		},
 	})
 }

@@ -86,6 +86,7 @@ func (s *Server) buildParts() error {
 	s.accounts = account.New(account.Deps{
 		Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Config: s.cfg.AccountConfig(), Audit: s.audit,
 		OnDeviceDeleted:   []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted, clientsync.DeviceDeleted, upstream.DeviceDeleted, sso.DeviceDeleted},
+		OnDeviceReused:    []func(*store.Tx, id.UserID, id.DeviceID) error{upstream.DeviceDeleted, sso.DeviceDeleted},
 		LeaveAllRooms:     s.rooms.LeaveAll,
 		MailQueued:        s.outbox.Kick,
 		Directory:         s.directoryPassword,

@@ -19,9 +19,6 @@ import (
 // maxSignIns is how many passwords a directory checks at a time for us.
 const maxSignIns = 32
 
-// reasonField is the member of an error that tells clients why a right password is of no use.
-const reasonField = "org.moothall.reason"
-
 var (
 	errWrong       = mxerr.Forbidden("the username or password is wrong")
 	errUnreachable = mxerr.Unavailable("the company's directory cannot be reached at the moment: try again soon")
@@ -30,10 +27,10 @@ var (
 
 // signInErrors are what people are told whose password the directory does not take for another reason than that it is wrong.
 var signInErrors = map[refusal]error{
-	refusedExpired:        mxerr.Forbidden("your password has expired: change it where you sign in to the company's network").With(reasonField, "password_expired"),
-	refusedMustChange:     mxerr.Forbidden("your password must be changed first: sign in to the company's network to do so").With(reasonField, "password_must_change"),
-	refusedLockedOut:      mxerr.Forbidden("there were too many wrong passwords: your account is locked in the company's directory for a while").With(reasonField, "locked_out"),
-	refusedHours:          mxerr.Forbidden("the company's directory does not let you sign in at this time or from here").With(reasonField, "not_now"),
+	refusedExpired:        mxerr.Forbidden("your password has expired: change it where you sign in to the company's network").With(account.ReasonField, "password_expired"),
+	refusedMustChange:     mxerr.Forbidden("your password must be changed first: sign in to the company's network to do so").With(account.ReasonField, "password_must_change"),
+	refusedLockedOut:      mxerr.Forbidden("there were too many wrong passwords: your account is locked in the company's directory for a while").With(account.ReasonField, "locked_out"),
+	refusedHours:          mxerr.Forbidden("the company's directory does not let you sign in at this time or from here").With(account.ReasonField, "not_now"),
 	refusedDisabled:       errGone,
 	refusedAccountExpired: errGone,
 }

@@ -177,28 +177,31 @@ func (s *SSO) changePassword(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx := source(r.Context(), b.User, b.ID[:8])
 	r = r.WithContext(ctx)
-	if _, err := s.checkPassword(r, string(b.User), r.PostFormValue("current")); err != nil {
-		switch e := mxerr.As(err); {
-		case e == nil:
-			return err
-		case e.Code == "M_LIMIT_EXCEEDED":
-			return refuse(http.StatusTooManyRequests, "signin_too_often")
+	_, err = s.withPassword(r, string(b.User), func(string) (account.User, error) {
+		return b.Account, s.Accounts.ConfirmPassword(r.Context(), b.User, r.PostFormValue("current"))
+	})
+	if err != nil {
+		if mxerr.Is(err, "M_FORBIDDEN") {
+			return refuse(http.StatusForbidden, "password_wrong")
 		}
-		return refuse(http.StatusForbidden, "password_wrong")
+		if key, status := problem(err); key != "" {
+			return refuse(status, key)
+		}
+		return err
 	}
-	if err := s.Accounts.ValidatePassword(password); err != nil {
-		if mxerr.As(err) == nil {
-			return err
+	if err := s.Accounts.ValidatePasswordFor(password, b.User.Localpart()); err != nil {
+		if key, status := problem(err); key != "" {
+			return refuse(status, key)
 		}
-		return refuse(http.StatusBadRequest, "M_WEAK_PASSWORD")
+		return err
 	}
 	var ending *account.Ending
 	if r.PostFormValue("end") != "" {
-		ending = &account.Ending{Soft: true}
+		ending = &account.Ending{Soft: true, KeepBrowser: b.ID}
 	}
 	if err := s.Accounts.SetPassword(ctx, b.User, password, ending); err != nil {
-		if e := mxerr.As(err); e != nil && e.Code == "M_WEAK_PASSWORD" {
-			return refuse(http.StatusBadRequest, "M_WEAK_PASSWORD")
+		if key, status := problem(err); key != "" {
+			return refuse(status, key)
 		}
 		return err
 	}
@@ -249,13 +252,6 @@ func (s *SSO) deactivate(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx := source(r.Context(), b.User, b.ID[:8])
 	if err := s.Accounts.Deactivate(ctx, b.User, r.PostFormValue("erase") != ""); err != nil {
-		return err
-	}
-	err := s.Store.Write(ctx, func(tx *store.Tx) error {
-		_, err := tx.DeleteSSOBrowsers(b.User, "")
-		return err
-	})
-	if err != nil {
 		return err
 	}
 	s.Kit.DeleteCookie(w, browserCookie)

@@ -105,6 +105,13 @@ func (s *SSO) attempt(r *http.Request) (*Attempt, error) {
 	return a, err
 }
 
+// forget drops what was proved where it is another person who proves something now: nothing of the one who had begun counts.
+func (a *Attempt) forget(now id.UserID) {
+	if a.User != now {
+		a.User, a.AMR, a.Upstream, a.Factor, a.Grace = "", nil, nil, false, false
+	}
+}
+
 // prove notes what a person has proved, and that it is who it must be.
 func (a *Attempt) prove(user id.UserID, way string, amr ...string) error {
 	if a.Known != "" && a.Known != user || a.User != "" && a.User != user {
@@ -149,14 +156,9 @@ func (s *SSO) Advance(w http.ResponseWriter, r *http.Request, a *Attempt) error 
 		}
 		return goTo(w, r, PathSignIn)
 	}
-	u, err := s.Accounts.User(r.Context(), a.User)
-	switch {
-	case err != nil:
+	u, err := s.Accounts.Usable(r.Context(), a.User)
+	if err != nil {
 		return err
-	case u.Deactivated:
-		return mxerr.New(http.StatusForbidden, "M_USER_DEACTIVATED", "this account was deactivated")
-	case u.Locked, u.Disabled != 0:
-		return mxerr.New(http.StatusForbidden, "M_USER_LOCKED", "this account is locked")
 	}
 	if s.Factors != nil {
 		owed, err := s.Factors.Owes(r.Context(), a.User, s.passed(r, a))
@@ -216,21 +218,45 @@ func (s *SSO) providerHelps(r *http.Request, a *Attempt) (bool, error) {
 // stepUp has somebody who is signed in prove a second factor.
 func (s *SSO) stepUp(w http.ResponseWriter, r *http.Request, b *Browser, need Need, back string) (bool, error) {
 	if s.Factors == nil {
-		return false, errNoFactor
+		return s.stepUpAtProvider(w, r, b, need, back)
 	}
 	a := Attempt{Return: back, Known: b.User, User: b.User, Way: b.Way, AMR: b.AMR, Need: need}
 	owed, err := s.Factors.Owes(r.Context(), b.User, s.passed(r, &a))
 	if err != nil {
 		return false, err
 	}
+	if len(owed.Choose) == 0 { // the account has none here; its identity provider may
+		if done, err := s.stepUpAtProvider(w, r, b, need, back); done {
+			return true, err
+		}
+	}
 	next := owed.Next()
 	if next == "" {
-		return false, errNoFactor // the account has none, and no policy asks for one
+		return false, errNoFactor // and no policy asks for one
 	}
 	if _, err := s.begin(w, r, a); err != nil {
 		return false, err
 	}
 	return true, goTo(w, r, next)
+}
+
+// stepUpAtProvider has somebody who signed in at an identity provider prove a second factor there, where it can be asked for
+// one. The answer must show it: otherwise the provider's part of the sign-in has failed.
+func (s *SSO) stepUpAtProvider(w http.ResponseWriter, r *http.Request, b *Browser, need Need, back string) (bool, error) {
+	provider, upstreamed := strings.CutPrefix(b.Way, "sso:")
+	if !upstreamed || s.Providers == nil {
+		return false, errNoFactor
+	}
+	if info, ok := s.Providers.Get(provider, "en"); !ok || !info.StepUp {
+		return false, errNoFactor
+	}
+	if _, err := s.begin(w, r, Attempt{Return: back, Known: b.User, Need: need}); err != nil {
+		return true, err
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return true, goTo(w, r, PathSignIn+"?choose=1") // browsers let no form of ours lead to another site, a link does
+	}
+	return true, goTo(w, r, PathSignIn+"/upstream/"+provider)
 }
 
 // factorMethods are what counts as a second factor.

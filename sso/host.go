@@ -84,9 +84,7 @@ func (h host) PassedAs(w http.ResponseWriter, r *http.Request, user id.UserID, a
 	if err != nil {
 		return err
 	}
-	if a.User != user {
-		a.User, a.AMR, a.Upstream, a.Factor, a.Grace = "", nil, nil, false, false
-	}
+	a.forget(user)
 	if err := a.prove(user, "passkey", amr...); err != nil {
 		return err
 	}

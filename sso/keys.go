@@ -26,9 +26,8 @@ func (s *SSO) keyRoutes() []web.Route {
 
 const idTokenLifetime = time.Hour
 
-// signingKeys reads the keys, the youngest first, and makes a new one where that is too old. A key is published for as long
-// as what it signed is good, and its successor before it signs only where a node had it already: of several nodes that
-// rotate at once one wins.
+// signingKeys reads the keys, the youngest first, and makes a new one where that is too old. Of several nodes that rotate at
+// once one wins. A key is published for as long as what it signed is good.
 func (s *SSO) signingKeys(ctx context.Context) ([]store.OAuthKey, error) {
 	now, life := s.now(), s.Config.KeyLifetime.Milliseconds()
 	var keys []store.OAuthKey
@@ -81,7 +80,10 @@ func (s *SSO) keys(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out := []map[string]string{}
-	for _, k := range all {
+	for i, k := range all {
+		if i > 0 && k.Created+s.Config.KeyLifetime.Milliseconds()+2*idTokenLifetime.Milliseconds() < s.now() {
+			continue // what it signed has expired
+		}
 		private, err := privateKey(k)
 		if err != nil {
 			return err

@@ -90,11 +90,11 @@ func (s *SSO) recoverMail(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := s.sendProof(r, a, store.EmailForPassword, r.PostFormValue("email"), PathRecover); err != nil {
 		if e := mxerr.As(err); e != nil && e.Status < 500 {
-			problem := "email_refused"
+			key := "email_refused"
 			if e.Code == "M_LIMIT_EXCEEDED" {
-				problem = "signin_too_often"
+				key, _ = problem(err)
 			}
-			return s.pages.Render(w, r, e.Status, "recover", recoverData{Email: r.PostFormValue("email"), Problem: problem})
+			return s.pages.Render(w, r, e.Status, "recover", recoverData{Email: r.PostFormValue("email"), Problem: key})
 		}
 		return err
 	}
@@ -124,8 +124,8 @@ func (s *SSO) recoverPassword(w http.ResponseWriter, r *http.Request) error {
 		return refuse("password_differs")
 	}
 	if err := s.Accounts.ValidatePassword(password); err != nil {
-		if e := mxerr.As(err); e != nil {
-			return refuse(passwordProblem(e))
+		if key, _ := problem(err); key != "" {
+			return refuse(key)
 		}
 		return err
 	}
@@ -138,8 +138,8 @@ func (s *SSO) recoverPassword(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx := source(r.Context(), user, "")
 	if err := s.Accounts.SetPassword(ctx, user, password, &account.Ending{Soft: true}); err != nil {
-		if e := mxerr.As(err); e != nil && e.Code == "M_WEAK_PASSWORD" {
-			return refuse("M_WEAK_PASSWORD")
+		if key, _ := problem(err); key != "" {
+			return refuse(key)
 		}
 		return err
 	}

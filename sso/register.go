@@ -1,6 +1,7 @@
 package sso
 
 import (
+	"cmp"
 	"net/http"
 	"strings"
 
@@ -143,8 +144,9 @@ func (s *SSO) register(w http.ResponseWriter, r *http.Request) error {
 	if err == nil {
 		u, err = s.Accounts.CreateUser(r.Context(), account.NewUser{Localpart: local, Password: password, Approval: &approval})
 	}
-	if e := mxerr.As(err); e != nil {
-		return refuse(passwordProblem(e))
+	if mxerr.As(err) != nil {
+		key, _ := problem(err)
+		return refuse(cmp.Or(key, "register_failed"))
 	}
 	if err != nil {
 		return err
@@ -154,17 +156,4 @@ func (s *SSO) register(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return s.Advance(w, r, a)
-}
-
-// passwordProblem is the text that tells what is wrong with a name or a password: a key of ours, or what the error says.
-func passwordProblem(e *mxerr.Error) string {
-	switch e.Code {
-	case "M_INVALID_USERNAME", "M_USER_IN_USE", "M_EXCLUSIVE":
-		return e.Code
-	case "M_WEAK_PASSWORD", "M_INVALID_PARAM", "M_MISSING_PARAM":
-		return "M_WEAK_PASSWORD"
-	case "M_THREEPID_IN_USE", "M_THREEPID_AUTH_FAILED":
-		return "email_refused"
-	}
-	return "register_failed"
 }

@@ -210,14 +210,7 @@ func (s *SSO) endOthers(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	ctx := source(r.Context(), b.User, b.ID[:8])
-	if err := s.Accounts.EndSessions(ctx, b.User, account.Ending{}); err != nil {
-		return err
-	}
-	err := s.Store.Write(ctx, func(tx *store.Tx) error {
-		_, err := tx.DeleteSSOBrowsers(b.User, b.ID)
-		return err
-	})
-	if err != nil {
+	if err := s.Accounts.EndSessions(ctx, b.User, account.Ending{KeepBrowser: b.ID}); err != nil {
 		return err
 	}
 	return goTo(w, r, PathSessions+"?done=done_all")

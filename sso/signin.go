@@ -59,8 +59,9 @@ func (s *SSO) showSignIn(w http.ResponseWriter, r *http.Request) error {
 		return goTo(w, r, PathRegister)
 	}
 	data := s.signInData(r, a)
-	// One way in needs no choice, unless this page was asked for as such (after a problem at the provider, say).
-	if !data.Password && data.Passkeys == "" && len(data.Providers) == 1 && web.QueryString(r, "choose") == "" {
+	// One way in needs no choice, unless this page was asked for as such (after a problem at the provider, say). A passkey is
+	// another way for those who have one, and no reason to stop all others.
+	if !data.Password && len(data.Providers) == 1 && web.QueryString(r, "choose") == "" {
 		return goTo(w, r, PathSignIn+"/upstream/"+data.Providers[0].ID)
 	}
 	return s.pages.Render(w, r, http.StatusOK, "signin", data)
@@ -106,17 +107,11 @@ func (s *SSO) signInByPassword(w http.ResponseWriter, r *http.Request) error {
 		return s.pages.Render(w, r, status, "signin", data)
 	}
 	u, err := s.checkPassword(r, name, r.PostFormValue("password"))
-	if e := mxerr.As(err); e != nil {
-		switch e.Code {
-		case "M_LIMIT_EXCEEDED":
-			return refuse(http.StatusTooManyRequests, "signin_too_often")
-		case "M_USER_DEACTIVATED":
-			return refuse(http.StatusForbidden, "error_M_USER_DEACTIVATED")
-		case "M_USER_LOCKED":
-			return refuse(http.StatusForbidden, "error_M_USER_LOCKED")
-		case "M_FORBIDDEN":
-			return refuse(http.StatusForbidden, "signin_wrong")
-		}
+	if mxerr.Is(err, account.CodePasswordExpired) {
+		return s.expiredPassword(w, r, a, name)
+	}
+	if key, status := passwordProblem(err); key != "" {
+		return refuse(status, key)
 	}
 	if err != nil {
 		return err
@@ -124,10 +119,7 @@ func (s *SSO) signInByPassword(w http.ResponseWriter, r *http.Request) error {
 	if u.Locked || u.Disabled != 0 {
 		return refuse(http.StatusForbidden, "error_M_USER_LOCKED")
 	}
-	if a.User != u.ID {
-		// Another person than the one who had begun: nothing of that one counts.
-		a.User, a.AMR, a.Upstream, a.Factor, a.Grace = "", nil, nil, false, false
-	}
+	a.forget(u.ID)
 	if err := a.prove(u.ID, "password", factor.AMRPassword); err != nil {
 		return err
 	}
@@ -139,6 +131,11 @@ var errNoPasswords = mxerr.Forbidden("on this server people sign in at their ide
 // checkPassword finds whose a name and a password are; the name may be an e-mail address. Errors: those of
 // account.CheckPassword.
 func (s *SSO) checkPassword(r *http.Request, name, password string) (account.User, error) {
+	return s.withPassword(r, name, func(name string) (account.User, error) { return s.Accounts.CheckPassword(r.Context(), name, password) })
+}
+
+// withPassword has a password looked at that belongs to a name as people type it, unless there were too many.
+func (s *SSO) withPassword(r *http.Request, name string, check func(name string) (account.User, error)) (account.User, error) {
 	if !strings.HasPrefix(name, "@") && strings.Contains(name, "@") {
 		if err := s.limit(web.RateLogin, "password "+strings.ToLower(name)); err != nil {
 			return account.User{}, err
@@ -155,7 +152,7 @@ func (s *SSO) checkPassword(r *http.Request, name, password string) (account.Use
 	if err := s.limit(web.RateLogin, "password "+key); err != nil {
 		return account.User{}, err
 	}
-	return s.Accounts.CheckPassword(r.Context(), name, password)
+	return check(name)
 }
 
 // showSignOut handles GET /signout.

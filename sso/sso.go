@@ -116,7 +116,7 @@ const (
 func (s *SSO) Routes() []web.Route {
 	var all []web.Route
 	for _, t := range [][]web.Route{
-		s.signInRoutes(), s.registerRoutes(), s.recoverRoutes(), s.accountRoutes(), s.sessionRoutes(), s.approveRoutes(), s.legacyRoutes(),
+		s.signInRoutes(), s.expiredRoutes(), s.registerRoutes(), s.recoverRoutes(), s.accountRoutes(), s.sessionRoutes(), s.approveRoutes(), s.legacyRoutes(),
 		s.upstreamRoutes(), s.factorRoutes(),
 	} {
 		all = append(all, t...)

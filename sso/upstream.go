@@ -167,13 +167,10 @@ func (s *SSO) choose(w http.ResponseWriter, r *http.Request) error {
 		c.DisplayName = res.DisplayName
 	}
 	err = s.acceptProvider(w, r, a, res, c)
-	if e := mxerr.As(err); e != nil {
-		switch e.Code {
-		case "M_INVALID_USERNAME", "M_USER_IN_USE", "M_EXCLUSIVE":
-			return s.pages.Render(w, r, http.StatusBadRequest, "choose", chooseData{
-				Localpart: c.Localpart, DisplayName: c.DisplayName, NameFixed: res.DisplayNameFixed, Problem: e.Code,
-			})
-		}
+	if key, status := problem(err); status == http.StatusBadRequest {
+		return s.pages.Render(w, r, status, "choose", chooseData{
+			Localpart: c.Localpart, DisplayName: c.DisplayName, NameFixed: res.DisplayNameFixed, Problem: key,
+		})
 	}
 	return err
 }

@@ -70,6 +70,8 @@ func TestCommandLine(t *testing.T) {
 		{"user create bob", "long enough\nlong enough\n", 1, "", "use --password-stdin"},
 		{"user set-password alice --password-stdin", "another one", 0, "@alice:cmd.test", ""},
 		{"user set-password nobody --password-stdin", "another one", 1, "", "moothall: "},
+		{"user sign-out alice", "", 0, "@alice:cmd.test", ""},
+		{"user sign-out nobody", "", 1, "", "moothall: "},
 		{"backup bk", "", 0, "The backup is complete", ""},
 		{"backup bk", "", 1, "", "is not empty"},
 		{"restore bk", "", 1, "", "restored into an empty data_dir only"},

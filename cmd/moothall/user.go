@@ -18,6 +18,7 @@ type userCmd struct {
 	Role        userRoleCmd        `cmd:"" help:"Show an account's roles, or give or take one."`
 	Create      userCreateCmd      `cmd:"" help:"Make an account."`
 	SetPassword userSetPasswordCmd `cmd:"" name:"set-password" help:"Give an account a new password and end its sessions."`
+	SignOut     userSignOutCmd     `cmd:"" name:"sign-out" help:"End all sessions of an account, on our own pages too; devices and their keys stay."`
 
 	ResetFactors userResetFactorsCmd `cmd:"" name:"reset-factors" help:"Take all second factors from an account whose user has lost them."`
 }
@@ -72,6 +73,24 @@ func (u userSetPasswordCmd) Run(ctx context.Context, c *cli) error {
 		set = homeserver.SetInitialPassword
 	}
 	user, err := set(ctx, cfg, log, u.Name, password)
+	if err != nil {
+		return err
+	}
+	fmt.Println(user)
+	return nil
+}
+
+type userSignOutCmd struct {
+	Name string `arg:"" help:"Username, such as alice."`
+}
+
+// Run is called by kong.
+func (u userSignOutCmd) Run(ctx context.Context, c *cli) error {
+	cfg, log, err := c.load()
+	if err != nil {
+		return err
+	}
+	user, err := homeserver.SignOut(ctx, cfg, log, u.Name)
 	if err != nil {
 		return err
 	}

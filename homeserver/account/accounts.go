@@ -37,6 +37,9 @@ type Deps struct {
 	// OnDeviceDeleted are called in the transaction that deletes a device, for each one: what belongs to a device goes
 	// with it. They may run more than once, as the transaction may.
 	OnDeviceDeleted []func(tx *store.Tx, user id.UserID, device id.DeviceID) error
+	// OnDeviceReused are called in the transaction that signs somebody in on a device that was signed in before: what says how
+	// that was (a client's grant, a session at an identity provider) goes with them.
+	OnDeviceReused []func(tx *store.Tx, user id.UserID, device id.DeviceID) error
 	// Exclusive tells whether an application service claims a user id for itself; nil: none does.
 	Exclusive func(user id.UserID) bool
 	// MailQueued is told that mail waits in the outbox; nil: nobody sends any.

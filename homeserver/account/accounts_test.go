@@ -36,6 +36,12 @@ func (n *node) advance(d time.Duration) { n.clock.Add(d.Milliseconds()) }
 
 func start(t *testing.T, cfg store.Config, change ...func(*account.Deps)) *node {
 	t.Helper()
+	return startListening(t, cfg, store.Listener{}, change...)
+}
+
+// startListening is start with one more listener of the log.
+func startListening(t *testing.T, cfg store.Config, more store.Listener, change ...func(*account.Deps)) *node {
+	t.Helper()
 	n := &node{clock: new(atomic.Int64)}
 	n.clock.Store(1_700_000_000_000)
 	s, err := store.Open(t.Context(), cfg, slog.New(slog.DiscardHandler))
@@ -60,7 +66,7 @@ func start(t *testing.T, cfg store.Config, change ...func(*account.Deps)) *node 
 	}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- s.Follow(ctx, []store.Listener{n.Listener(), probe}, nil) }()
+	go func() { done <- s.Follow(ctx, []store.Listener{n.Listener(), probe, more}, nil) }()
 	<-s.Following()
 	t.Cleanup(func() {
 		cancel()

@@ -2,6 +2,7 @@ package account
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -152,11 +153,15 @@ func (a *Accounts) session(ctx context.Context, token string) (*cachedSession, e
 	h := store.HashToken(token)
 	s := a.cache.get(h)
 	if s != nil {
-		// What was revoked on another node holds here within a second.
-		if err := a.Store.Confirm(ctx, trustCache); err != nil {
+		// What was revoked on another node holds here within a second, also where this one does not get to hear of it.
+		switch err := a.Store.Confirm(ctx, trustCache); {
+		case errors.Is(err, store.ErrBehind):
+			s = nil
+		case err != nil:
 			return nil, err
+		default:
+			s = a.cache.get(h)
 		}
-		s = a.cache.get(h)
 	}
 	if s == nil || a.Config.Sessions.overLimit(s.signedIn, max(s.used, s.seen.Load()), a.now()) != "" {
 		var err error

@@ -144,9 +144,6 @@ func checkCrossSigning(given, existing map[string]store.CrossSigningKey) error {
 
 // nothingNew tells whether a request repeats the keys that are there.
 func nothingNew(given, existing map[string]store.CrossSigningKey) bool {
-	if _, ok := given[usageMaster]; !ok {
-		return false
-	}
 	for usage, key := range given {
 		old, ok := existing[usage]
 		if !ok || !bytes.Equal(signedPart(old.Body), signedPart(key.Body)) {

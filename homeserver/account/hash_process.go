@@ -13,12 +13,17 @@ import (
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/moothall/moothall/homeserver/child"
 )
 
 // Hashing a password takes a core and 19 MiB for some 30 ms by design. In the process that serves chat it would hold up
 // the scheduler and the garbage collector; so it is done in another process of low priority, which is this program again.
 
 const hashEnv = "MOOTHALL_HASH_PASSWORDS"
+
+// hashNiceness lets hashes have what is left over, and a little when nothing is.
+const hashNiceness = 19
 
 // hashIdle is after how much time without work a process for hashing ends.
 const hashIdle = time.Minute
@@ -118,9 +123,7 @@ func (p *hashProcesses) take() *hashProcess {
 		return w
 	}
 	p.mu.Unlock()
-	cmd := exec.Command(p.program)
-	cmd.Env = []string{hashEnv + "=1", "GOTRACEBACK=none"}
-	lowPriority(cmd)
+	cmd := child.Command(context.Background(), p.program, hashEnv+"=1", "GOTRACEBACK=none")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil
@@ -129,10 +132,9 @@ func (p *hashProcesses) take() *hashProcess {
 	if err != nil {
 		return nil
 	}
-	if err := cmd.Start(); err != nil {
+	if err := child.Start(cmd, hashNiceness); err != nil {
 		return nil
 	}
-	lowerPriority(cmd.Process.Pid)
 	return &hashProcess{cmd: cmd, stdin: stdin, in: gob.NewEncoder(stdin), out: gob.NewDecoder(stdout)}
 }
 

@@ -17,9 +17,13 @@ import (
 // CodePasswordExpired is the errcode of a right password that has to be changed before it signs in: ChangeExpiredPassword.
 const CodePasswordExpired = "ORG.MOOTHALL.PASSWORD_EXPIRED"
 
+// ReasonField is the member of an error that tells why a right password is of no use: password_expired, password_must_change,
+// locked_out, not_now.
+const ReasonField = "org.moothall.reason"
+
 var (
-	errPasswordExpired = mxerr.New(http.StatusForbidden, CodePasswordExpired, "this password has expired: choose another one on the server's account page")
-	errPasswordInitial = mxerr.New(http.StatusForbidden, CodePasswordExpired, "this password has to be changed first: choose another one on the server's account page")
+	errPasswordExpired = mxerr.New(http.StatusForbidden, CodePasswordExpired, "this password has expired: choose another one by signing in on the server's own page")
+	errPasswordInitial = mxerr.New(http.StatusForbidden, CodePasswordExpired, "this password has to be changed first: choose another one by signing in on the server's own page")
 )
 
 // what a password is checked for, as the audit log names it.

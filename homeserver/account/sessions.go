@@ -52,10 +52,12 @@ const (
 	WayAdmin        = "admin" // an administrator got the session
 )
 
-// Ending says which sessions of a user end. The zero value ends all, with their devices.
+// Ending says which sessions of a user end. The zero value ends all, with their devices, and those of browsers on our own pages.
 type Ending struct {
 	Devices []id.DeviceID // nil: all
 	Keep    id.DeviceID   // one that stays: the one that asks
+	// KeepBrowser is the browser on our own pages that stays where all devices end; those of all others end with them.
+	KeepBrowser string
 	// Soft keeps the devices and their keys: the clients are told to sign in again with the same device.
 	// Spec: client-server API, "Soft logout".
 	Soft bool
@@ -102,7 +104,7 @@ func (a *Accounts) SignIn(ctx context.Context, user id.UserID, in SignIn) (id.De
 		if isNew {
 			err = notCrossSigning(tx, user, in.Device)
 		} else {
-			ended, err = tx.DeleteDeviceSessions(user, device)
+			ended, err = a.reuseDevice(tx, user, device)
 		}
 		if err != nil {
 			return err
@@ -131,6 +133,17 @@ func (a *Accounts) SignIn(ctx context.Context, user id.UserID, in SignIn) (id.De
 		a.MailQueued()
 	}
 	return device, tokens, nil
+}
+
+// reuseDevice ends what was signed in on a device before, and forgets how that was: the new session's client and identity
+// provider are other ones, or none. It returns how many sessions ended.
+func (a *Accounts) reuseDevice(tx *store.Tx, user id.UserID, device id.DeviceID) (int64, error) {
+	for _, hook := range a.OnDeviceReused {
+		if err := hook(tx, user, device); err != nil {
+			return 0, fmt.Errorf("forget how device %s of %s was signed in: %w", device, user, err)
+		}
+	}
+	return tx.DeleteDeviceSessions(user, device)
 }
 
 // notCrossSigning refuses a device id that is that of a cross-signing key: the two share a space of names in signatures.
@@ -307,7 +320,14 @@ func (a *Accounts) endSessions(ctx context.Context, tx *store.Tx, user id.UserID
 			deleted = append(deleted, string(d))
 		}
 	}
-	if err := auditEnding(ctx, tx, user, ending, ended, len(deleted)); err != nil {
+	browsers := int64(0)
+	if ending.Devices == nil {
+		var err error
+		if browsers, err = tx.DeleteSSOBrowsers(user, ending.KeepBrowser); err != nil {
+			return err
+		}
+	}
+	if err := auditEnding(ctx, tx, user, ending, ended, len(deleted), browsers); err != nil {
 		return err
 	}
 	// What announces something comes last: it takes the log's lock.

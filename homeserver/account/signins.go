@@ -85,8 +85,8 @@ func (a *Accounts) RefuseSignIn(ctx context.Context, user id.UserID, way string,
 const maxNamedDevices = 50
 
 // auditEnding writes that sessions ended.
-func auditEnding(ctx context.Context, tx *store.Tx, user id.UserID, ending Ending, ended []id.DeviceID, deleted int) error {
-	if len(ended) == 0 {
+func auditEnding(ctx context.Context, tx *store.Tx, user id.UserID, ending Ending, ended []id.DeviceID, deleted int, browsers int64) error {
+	if len(ended) == 0 && browsers == 0 {
 		return nil
 	}
 	reason := ending.Reason
@@ -95,7 +95,7 @@ func auditEnding(ctx context.Context, tx *store.Tx, user id.UserID, ending Endin
 	}
 	return audit.Append(ctx, tx, audit.Entry{
 		Action: "session.ended", Target: string(user), Reason: reason,
-		Details: map[string]any{"devices": ended[:min(len(ended), maxNamedDevices)], "sessions": len(ended), "devices_deleted": deleted, "soft": ending.Soft},
+		Details: map[string]any{"devices": ended[:min(len(ended), maxNamedDevices)], "sessions": len(ended), "devices_deleted": deleted, "browsers": browsers, "soft": ending.Soft},
 	})
 }
 

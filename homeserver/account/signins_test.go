@@ -1,9 +1,12 @@
 package account_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -296,6 +299,67 @@ func TestRevokedOnAnotherNode(t *testing.T) {
 		}
 		t.Logf("round %d: it was good for %v more", i, time.Since(ended).Round(time.Millisecond))
 	}
+}
+
+// TestFrozenFollower stops a node from hearing what others write, without its noticing: after a second it reads the database
+// for every token instead of trusting its memory, and is quick about it.
+func TestFrozenFollower(t *testing.T) {
+	cfg := store.Config{DataDir: t.TempDir(), URL: storetest.Postgres(t)}
+	a := start(t, cfg)
+	frozen, thaw := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	b := startListening(t, cfg, store.Listener{Hydrate: func(ctx context.Context, entries []store.Entry) error {
+		for _, e := range entries {
+			if e.User == "@freeze:example.org" {
+				once.Do(func() { close(frozen) })
+				select {
+				case <-thaw:
+				case <-ctx.Done():
+				}
+			}
+		}
+		return nil
+	}})
+	ctx := t.Context()
+	alice := a.user(t, "alice")
+	ended, kept := a.signIn(t, alice, "PHONE", false).AccessToken, a.signIn(t, alice, "DESK", false).AccessToken
+	b.token(t, "on the other node", ended, "", false)
+	b.token(t, "on the other node", kept, "", false)
+	err := a.store.Write(ctx, func(tx *store.Tx) error {
+		_, err := tx.Announce(store.Entry{Kind: store.KindUser, User: "@freeze:example.org"})
+		return err
+	})
+	wants(t, "freeze", err, "")
+	<-frozen
+	wants(t, "end", a.EndSessions(ctx, alice, account.Ending{Devices: []id.DeviceID{"PHONE"}}), "")
+	began := time.Now()
+	for {
+		if _, err := b.Authenticate(ctx, ended); err != nil {
+			wants(t, "revoked", err, "M_UNKNOWN_TOKEN")
+			break
+		}
+		if time.Since(began) > 1400*time.Millisecond {
+			t.Fatal("a node that hears of nothing trusts what it knew")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Logf("it was good for %v more", time.Since(began).Round(time.Millisecond))
+	began = time.Now()
+	for range 50 {
+		b.token(t, "another one", kept, "", false)
+		b.token(t, "revoked", ended, "M_UNKNOWN_TOKEN", false)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("100 tokens took %v", took)
+	}
+	close(thaw)
+	for began = time.Now(); !errors.Is(b.store.Confirm(ctx, time.Second), nil); time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > 5*time.Second {
+			t.Fatal("the node does not catch up after it has thawed")
+		}
+	}
+	b.token(t, "after the thaw", kept, "", false)
+	b.token(t, "after the thaw", ended, "M_UNKNOWN_TOKEN", false)
 }
 
 // TestWarmTokenReadsNothing takes the tables away that a token is found in: one that is in memory needs none of them, for

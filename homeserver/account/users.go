@@ -229,6 +229,20 @@ func (a *Accounts) User(ctx context.Context, user id.UserID) (User, error) {
 	return u, err
 }
 
+// Usable is User for who wants to act as the account: 403 M_USER_DEACTIVATED or M_USER_LOCKED where nobody may.
+func (a *Accounts) Usable(ctx context.Context, user id.UserID) (User, error) {
+	u, err := a.User(ctx, user)
+	switch {
+	case err != nil:
+		return User{}, err
+	case u.Deactivated:
+		return User{}, mxerr.New(http.StatusForbidden, "M_USER_DEACTIVATED", "this account was deactivated")
+	case u.Locked, u.Disabled != 0:
+		return User{}, mxerr.New(http.StatusForbidden, "M_USER_LOCKED", "this account is locked")
+	}
+	return u, nil
+}
+
 var errNoUser = mxerr.NotFound("there is no such user on this server")
 
 // Exists tells whether there is an account of this id, be it deactivated.

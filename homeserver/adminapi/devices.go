@@ -2,6 +2,7 @@ package adminapi
 
 import (
 	"net/http"
+	"slices"
 
 	"maunium.net/go/mautrix/id"
 
@@ -102,10 +103,19 @@ func (a *API) deleteDevices(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if len(req.Devices) > 0 {
-		if err := a.Accounts.EndSessions(r.Context(), u.ID, account.Ending{Devices: req.Devices}); err != nil {
-			return err
-		}
+	if len(req.Devices) == 0 {
+		return empty(w)
+	}
+	all, err := a.Accounts.Devices(r.Context(), u.ID)
+	if err != nil {
+		return err
+	}
+	ending := account.Ending{Devices: req.Devices}
+	if !slices.ContainsFunc(all, func(d store.Device) bool { return !slices.Contains(req.Devices, d.ID) }) {
+		ending.Devices = nil // whoever ends all sessions of somebody means those of browsers too
+	}
+	if err := a.Accounts.EndSessions(r.Context(), u.ID, ending); err != nil {
+		return err
 	}
 	return empty(w)
 }

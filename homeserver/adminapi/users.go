@@ -697,7 +697,7 @@ func (a *API) loginAs(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	name := "Administrator"
-	device, tokens, err := a.Accounts.SignIn(r.Context(), u.ID, account.SignIn{DeviceDisplayName: &name})
+	device, tokens, err := a.Accounts.SignIn(r.Context(), u.ID, account.SignIn{DeviceDisplayName: &name, Way: account.WayAdmin})
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -43,6 +44,8 @@ type Entry struct {
 	// Payload is what the writer attached for listeners in its own process; it is not stored. Entries of other
 	// processes get theirs from a listener's Hydrate.
 	Payload any
+	// Row is the announced event of a KindEvent entry of another process, where it was read along with the entry.
+	Row *Event
 }
 
 // Epoch is a stretch of the log between restores: positions of different epochs may name different entries.
@@ -78,6 +81,7 @@ func (tx *Tx) LockHead() error {
 	if tx.locked {
 		return nil
 	}
+	asked := time.Now()
 	found, err := tx.Get([]any{&tx.head, &tx.nid}, `SELECT pos, event_nid FROM log_head WHERE id = 1 @forupdate`)
 	if err != nil {
 		return fmt.Errorf("lock the log's head: %w", err)
@@ -85,7 +89,7 @@ func (tx *Tx) LockHead() error {
 	if !found {
 		return errors.New("the log has no head row; the database is damaged")
 	}
-	tx.locked = true
+	tx.locked, tx.found, tx.asked = true, tx.head, asked
 	return nil
 }
 
@@ -202,14 +206,24 @@ func (s *Store) WaitApplied(ctx context.Context, pos int64) error {
 // CatchUp reads the head from the database and waits until this process has applied it.
 func (s *Store) CatchUp(ctx context.Context) error {
 	begun := time.Now()
-	var head int64
-	err := s.ReadOne(ctx, func(tx *Tx) error {
-		_, err := tx.Get([]any{&head}, `SELECT pos FROM log_head WHERE id = 1`)
-		return err
-	})
+	head, err := s.readHead(ctx)
 	if err != nil {
 		return err
 	}
+	return s.catchUpWith(ctx, head, begun)
+}
+
+// readHead reads the log's head.
+func (s *Store) readHead(ctx context.Context) (head int64, err error) {
+	err = s.ReadOne(ctx, func(tx *Tx) error {
+		_, err := tx.Get([]any{&head}, `SELECT pos FROM log_head WHERE id = 1`)
+		return err
+	})
+	return head, err
+}
+
+// catchUpWith waits until this process has applied a head that was read after begun.
+func (s *Store) catchUpWith(ctx context.Context, head int64, begun time.Time) error {
 	if s.Applied() < head {
 		s.wakeTailer()
 		if err := s.WaitApplied(ctx, head); err != nil {
@@ -244,7 +258,7 @@ func (s *Store) deliver(entries []Entry) {
 		s.wakeTailer()
 	}
 	if c := s.caster(); c != nil {
-		c.wake()
+		c.wake(last)
 	}
 }
 
@@ -328,6 +342,9 @@ func (s *Store) Following() <-chan struct{} { return s.started }
 func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func(topic, payload string)) error {
 	s.mu.Lock()
 	for _, l := range listeners {
+		if l.Hydrate != nil {
+			s.hydrate = append(s.hydrate, l.Hydrate)
+		}
 		if l.Apply != nil {
 			s.apply = append(s.apply, l.Apply)
 		}
@@ -346,7 +363,7 @@ func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		s.follows, s.apply, s.wakers, s.toWake = false, nil, nil, nil
+		s.follows, s.hydrate, s.apply, s.wakers, s.toWake = false, nil, nil, nil, nil
 		if n := len(s.pending); n > 0 {
 			s.log.Warn("the log's follower ends while entries wait", "transactions", n)
 		}
@@ -354,7 +371,7 @@ func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func
 		s.mu.Unlock()
 	}()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.tail(ctx, listeners) })
+	g.Go(func() error { return s.tail(ctx) })
 	g.Go(func() error { return s.maintain(ctx) })
 	g.Go(func() error { return s.wake(ctx, wakers) })
 	if c := s.caster(); c != nil {
@@ -369,23 +386,32 @@ func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func
 
 // tail polls the head and applies what other processes wrote. The polled head is the truth; notifications only
 // shorten the wait.
-func (s *Store) tail(ctx context.Context, listeners []Listener) error {
+func (s *Store) tail(ctx context.Context) error {
 	wait := pollIdle
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	lastForeign := time.Time{}
 	var trouble trouble
 	for {
+		hint := int64(0)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-s.kick:
+		case hint = <-s.hints:
+			if s.comesAlong(ctx, hint) {
+				continue
+			}
 		case <-timer.C:
+			if age := s.sinceConfirmed(); age < wait { // a transaction of this process saw the head meanwhile
+				timer.Reset(wait - age)
+				continue
+			}
 		}
-		err := s.relocate(ctx)
 		n := 0
+		err := s.relocate(ctx)
 		if err == nil {
-			n, err = s.tailOnce(ctx, listeners)
+			n, err = s.tailOnce(ctx, hint)
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -427,24 +453,23 @@ func (t *trouble) over() bool {
 	return was
 }
 
-// tailOnce applies everything up to the head and returns how many entries of others there were.
-func (s *Store) tailOnce(ctx context.Context, listeners []Listener) (int, error) {
+// tailOnce applies everything up to the head and returns how many entries of others there were. hint is a position that
+// is known to be committed, so that the head need not be asked for first; 0 for none.
+func (s *Store) tailOnce(ctx context.Context, hint int64) (int, error) {
 	foreign := 0
 	for {
 		begun := time.Now()
-		from := s.Applied()
+		from, head := s.Applied(), hint
 		var entries []Entry
-		var head int64
-		err := s.ReadOne(ctx, func(tx *Tx) error {
-			_, err := tx.Get([]any{&head}, `SELECT pos FROM log_head WHERE id = 1`)
-			return err
-		})
+		var err error
+		if head <= from {
+			head, err = s.readHead(ctx)
+		}
 		if err == nil && head > from {
 			// what was committed since the look at the head comes along: the log only grows
 			err = s.ReadOne(ctx, func(tx *Tx) error {
-				var err error
-				entries, err = tx.ReadLog(from, tailChunk)
-				return err
+				entries = nil
+				return tx.Each(readAlong, []any{from, int64(math.MaxInt64), tailChunk}, scanAlong(&entries))
 			})
 		}
 		if err != nil {
@@ -455,22 +480,16 @@ func (s *Store) tailOnce(ctx context.Context, listeners []Listener) (int, error)
 			return foreign, nil
 		}
 		if len(entries) == 0 || entries[0].Pos != from+1 {
+			if head == hint {
+				hint = 0 // a hint is not the truth
+				continue
+			}
 			entries = append([]Entry{{Pos: head, Kind: KindReset}}, entries[:0]...)
 		}
-		s.mu.Lock()
-		var strange []Entry // not delivered by this process up to now
-		for _, e := range entries {
-			if e.Kind == KindReset || e.Pos > s.applied && !s.isPendingLocked(e.Pos) {
-				strange = append(strange, e)
-			}
-		}
-		s.mu.Unlock()
-		for _, l := range listeners {
-			if l.Hydrate != nil && len(strange) > 0 {
-				if err := l.Hydrate(ctx, strange); err != nil {
-					return foreign, fmt.Errorf("load entries of the log: %w", err)
-				}
-			}
+		hint = 0
+		strange := s.strange(entries)
+		if err := s.hydrateAll(ctx, strange); err != nil {
+			return foreign, err
 		}
 		foreign += s.applyForeign(strange)
 		if len(entries) < tailChunk {
@@ -483,6 +502,35 @@ func (s *Store) tailOnce(ctx context.Context, listeners []Listener) (int, error)
 			}
 		}
 	}
+}
+
+// strange picks the entries that this process has not delivered up to now.
+func (s *Store) strange(entries []Entry) []Entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Entry
+	for _, e := range entries {
+		if e.Kind == KindReset || e.Pos > s.applied && !s.isPendingLocked(e.Pos) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// hydrateAll lets the listeners load what belongs to entries of other processes.
+func (s *Store) hydrateAll(ctx context.Context, entries []Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	hydrate := s.hydrate
+	s.mu.Unlock()
+	for _, fn := range hydrate {
+		if err := fn(ctx, entries); err != nil {
+			return fmt.Errorf("load entries of the log: %w", err)
+		}
+	}
+	return nil
 }
 
 func (s *Store) isPendingLocked(pos int64) bool {

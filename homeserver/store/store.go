@@ -41,6 +41,7 @@ type Store struct {
 	applied  int64           // log position this process's memory has reached
 	pending  map[int64]batch // committed here, waiting for earlier positions; by first position
 	changed  chan struct{}   // closed and replaced whenever applied moves
+	hydrate  []func(context.Context, []Entry) error
 	apply    []func([]Entry) // in order; nil until Follow
 	wakers   []func([]Entry)
 	toWake   [][]Entry            // applied, not given to wakers yet
@@ -49,8 +50,11 @@ type Store struct {
 	started  chan struct{}        // closed when Follow has begun
 	onCast   func(string, string) // broadcasts received
 	kick     chan struct{}        // asks the tailer to look at the head now
+	hints    chan int64           // tells the tailer up to where other processes have committed
+	inLine   atomic.Int64         // transactions of the committer that wait for the log's lock or hold it
 
 	born       time.Time
+	behind     atomic.Int64 // when a look at the head began with which this process did not catch up; 0: never
 	confirmed  atomic.Int64 // when a look at the head began behind which this process is not, in ns since born; 0: never
 	confirming sync.Mutex   // guards flight
 	flight     *flight      // a look at the head under way for all who wait in Confirm
@@ -85,6 +89,7 @@ func newStore(cfg Config, log *slog.Logger) *Store {
 		pending:  make(map[int64]batch),
 		changed:  make(chan struct{}),
 		kick:     make(chan struct{}, 1),
+		hints:    make(chan int64, 1),
 		wakeKick: make(chan struct{}, 1),
 		started:  make(chan struct{}),
 		node:     newNodeID(),
@@ -158,14 +163,21 @@ func (s *Store) WriteFirst(ctx context.Context, fn func(tx *Tx) error) error {
 	if b, ok := s.backend.(*sqliteBackend); ok {
 		return s.writeBy(ctx, b.writeFirst, fn)
 	}
+	s.inLine.Add(1)
+	defer s.inLine.Add(-1)
 	return s.Write(ctx, fn)
 }
 
 func (s *Store) writeBy(ctx context.Context, write func(context.Context, func(*Tx) error, func([]Entry)) error, fn func(tx *Tx) error) error {
 	var last int64
-	err := write(ctx, fn, func(entries []Entry) {
+	var ran *Tx
+	err := write(ctx, func(tx *Tx) error {
+		ran, tx.s, tx.along = tx, s, nil
+		return fn(tx)
+	}, func(entries []Entry) {
 		if n := len(entries); n > 0 {
 			last = entries[n-1].Pos
+			s.bring(ctx, ran.along)
 			s.deliver(entries)
 		}
 	})
@@ -176,6 +188,9 @@ func (s *Store) writeBy(ctx context.Context, write func(context.Context, func(*T
 		return nil
 	}
 	err = s.WaitApplied(ctx, last)
+	if err == nil {
+		s.confirm(ran.asked) // nobody else can have committed before the lock was given back
+	}
 	if errors.Is(err, errNotFollowed) {
 		// It is committed, only entries of other processes before it cannot be read now. Everything that is decided by
 		// memory is checked behind the log's lock anyway.

@@ -47,6 +47,7 @@ type Config struct {
 	Timeout, ClockSkew time.Duration
 	OnLogout           string // soft, end, ignore
 	AllowedGroups      []string
+	SyncGroups         bool     // the groups that it tells are the company's: rooms and policies follow them
 	LinkBy             []string // directory, email
 	OnConflict         string   // fail, add, set, replace
 	CreateAccounts     bool
@@ -127,6 +128,7 @@ type SAML struct {
 	EntityID     string `yaml:"entity_id"` // ours; empty: the address of our metadata
 	SignRequests bool   `yaml:"sign_requests"`
 	NameIDFormat string `yaml:"name_id_format"`
+	Encrypted    bool   `yaml:"encrypted"` // assertions are encrypted for us
 }
 
 // How an attribute that a provider tells is used.
@@ -265,6 +267,9 @@ func (c Config) Check() error {
 		if r.Group == "" || !slices.Contains(account.AllRoles(), account.Role(r.Role)) {
 			return problem(fmt.Sprintf("mapping.roles[%d]", i), "needs a group and a role that exists")
 		}
+	}
+	if c.SyncGroups && c.Mapping.Groups == "" {
+		return problem("sync_groups", "needs mapping.groups")
 	}
 	if _, err := newMapping(c.Mapping); err != nil {
 		return err

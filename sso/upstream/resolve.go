@@ -2,8 +2,11 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	"maunium.net/go/mautrix/id"
@@ -259,7 +262,7 @@ func (p *Providers) create(ctx context.Context, e *entry, i Identity, r Resoluti
 	if err != nil {
 		return "", err
 	}
-	return u.ID, p.roles(ctx, e, i, u.ID)
+	return u.ID, errors.Join(p.roles(ctx, e, i, u.ID), p.groups(ctx, e, i, u.ID))
 }
 
 // update brings what the provider forces into an account.
@@ -290,7 +293,34 @@ func (p *Providers) update(ctx context.Context, e *entry, i Identity, user id.Us
 			return err
 		}
 	}
+	if err := p.groups(ctx, e, i, user); err != nil {
+		return err
+	}
 	return p.roles(ctx, e, i, user)
+}
+
+// maxGroups and maxGroupName bound what a provider's groups may take of the database.
+const (
+	maxGroups    = 500
+	maxGroupName = 255 // bytes
+)
+
+// groups brings a user into the groups that the provider tells, and out of those that it does not.
+func (p *Providers) groups(ctx context.Context, e *entry, i Identity, user id.UserID) error {
+	if !e.cfg.SyncGroups || p.SetGroups == nil {
+		return nil
+	}
+	names := make([]string, 0, len(i.Groups))
+	for _, name := range i.Groups {
+		name = strings.Map(dropControls, name)
+		if name != "" && len(name) <= maxGroupName && utf8.ValidString(name) && len(names) < maxGroups {
+			names = append(names, name)
+		}
+	}
+	if len(names) < len(i.Groups) {
+		p.Logger.Warn("groups at the identity provider are too many or have impossible names", "provider", e.cfg.ID, "user_id", user, "told", len(i.Groups), "taken", len(names))
+	}
+	return p.SetGroups(ctx, e.cfg.ID, user, names)
 }
 
 // roles gives and takes the roles that the mapping names: the provider decides on those, and on no others.

@@ -355,6 +355,9 @@ func (s *samlProvider) accept(r *http.Request) (string, error) {
 	if err := noWeakSignature(b); err != nil {
 		return "", err
 	}
+	if err := s.checkEncrypted(ctx, b); err != nil {
+		return "", err
+	}
 	idp, err := s.idp.get(ctx)
 	if err != nil {
 		return "", err
@@ -470,8 +473,9 @@ func (s *samlProvider) ownMetadata(w http.ResponseWriter, r *http.Request) error
 	for i := range d.SPSSODescriptors {
 		desc := &d.SPSSODescriptors[i]
 		desc.AssertionConsumerServices = desc.AssertionConsumerServices[:1] // the artifact binding is not served
-		// The library reads few of the ways to encrypt that providers use; TLS protects what comes.
-		desc.KeyDescriptors = slices.DeleteFunc(desc.KeyDescriptors, func(k saml.KeyDescriptor) bool { return k.Use == "encryption" })
+		if !s.cfg.SAML.Encrypted {
+			desc.KeyDescriptors = slices.DeleteFunc(desc.KeyDescriptors, func(k saml.KeyDescriptor) bool { return k.Use == "encryption" })
+		}
 	}
 	b, err := xml.MarshalIndent(d, "", "  ")
 	if err != nil {

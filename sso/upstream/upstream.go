@@ -17,6 +17,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"maunium.net/go/mautrix/id"
+
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/people"
@@ -37,6 +39,8 @@ type Deps struct {
 	Clock     func() time.Time // nil: time.Now
 	// EndBrowsers ends sessions of browsers on our own pages; nil: there are none.
 	EndBrowsers func(ctx context.Context, browsers []string) error
+	// SetGroups says which groups a user is in by a provider whose groups are the company's; nil: none's are.
+	SetGroups func(ctx context.Context, provider string, user id.UserID, groups []string) error
 }
 
 // Identity is who a provider says somebody is. It is stored with the sign-in attempt as JSON.

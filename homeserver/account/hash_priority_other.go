@@ -1,9 +1,0 @@
-//go:build !linux
-
-package account
-
-import "os/exec"
-
-func lowPriority(*exec.Cmd) {}
-
-func lowerPriority(int) {}
