@@ -20,11 +20,15 @@ func (rs *Rooms) Listener() store.Listener {
 func (rs *Rooms) hydrate(ctx context.Context, entries []store.Entry) error {
 	var nids []int64
 	rooms := map[int64]*Room{}
+	found := false
 	for _, e := range entries {
 		if e.Kind != store.KindEvent || e.Payload != nil {
 			continue
 		}
-		nids = append(nids, e.Ref)
+		found = true
+		if e.Row == nil {
+			nids = append(nids, e.Ref)
+		}
 		if rooms[e.Room] == nil {
 			r, err := rs.RoomByNID(ctx, e.Room)
 			if mxerr.Is(err, "M_NOT_FOUND") {
@@ -36,7 +40,7 @@ func (rs *Rooms) hydrate(ctx context.Context, entries []store.Entry) error {
 			rooms[e.Room] = r
 		}
 	}
-	if len(nids) == 0 {
+	if !found {
 		return nil
 	}
 	evs, err := rs.EventsByNID(ctx, nids)
@@ -50,6 +54,11 @@ func (rs *Rooms) hydrate(ctx context.Context, entries []store.Entry) error {
 			continue
 		}
 		ev := byNID[e.Ref]
+		if r := rooms[e.Room]; r != nil && e.Row != nil {
+			if ev, err = fromRow(r.Version(), e.Row); err != nil {
+				return err
+			}
+		}
 		if ev == nil || rooms[e.Room] == nil {
 			// Events go when their room or its old history is deleted; then there is nothing to tell of them.
 			rs.d.Logger.Debug("an announced event is gone", "nid", e.Ref, "pos", e.Pos)

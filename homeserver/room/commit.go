@@ -66,10 +66,10 @@ func (q *committerQueue) put(u *unit) error {
 	return nil
 }
 
-func (q *committerQueue) take() []*unit {
+func (q *committerQueue) take(most int) []*unit {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := min(len(q.units), batchMax)
+	n := min(len(q.units), most)
 	out := q.units[:n:n]
 	q.units = q.units[n:]
 	if len(q.units) == 0 {
@@ -94,7 +94,7 @@ func (rs *Rooms) Run(ctx context.Context) error {
 			rs.queue.mu.Unlock()
 		}
 		for {
-			units := rs.queue.take()
+			units := rs.queue.take(batchMax)
 			if len(units) == 0 {
 				break
 			}
@@ -116,6 +116,7 @@ func (rs *Rooms) commit(ctx context.Context, units []*unit) {
 		if errors.Is(err, store.ErrUnknownOutcome) {
 			err = rs.settle(ctx, b, err)
 		}
+		units = b.units
 		if err != nil {
 			rs.failed(ctx, b, units, err)
 			return
@@ -236,6 +237,7 @@ type roomBatch struct {
 	events  []*Event
 	txnKeys []int64
 	owners  []*unit
+	keys    map[int64]*unit // who has a transaction id in this batch
 }
 
 // baseState is what a roomBatch was built on; the commit checks that it still holds.
@@ -256,33 +258,69 @@ type lineState struct {
 
 // commitBatch is one transaction in the making.
 type commitBatch struct {
-	rs    *Rooms
-	rooms []*roomBatch
+	rs     *Rooms
+	units  []*unit
+	rooms  []*roomBatch
+	byRoom map[*Room]*roomBatch
+	full   bool // nothing is gathered any more
 }
 
-// form groups units by room, authorises and builds their events on the rooms in memory.
+// form authorises and builds the events of units on the rooms in memory.
 func (rs *Rooms) form(units []*unit) *commitBatch {
-	b := &commitBatch{rs: rs}
-	byRoom := map[*Room]*roomBatch{}
+	b := &commitBatch{rs: rs, byRoom: map[*Room]*roomBatch{}}
+	b.add(units)
+	return b
+}
+
+// add puts units into the batch, behind those of their room that are in it already.
+func (b *commitBatch) add(units []*unit) {
+	b.units = append(b.units, units...)
 	for _, u := range units {
 		u.err, u.ids, u.again = nil, nil, false
-		if u.create != nil {
-			b.rooms = append(b.rooms, &roomBatch{create: u.create, units: []*unit{u}})
-			continue
-		}
-		rb := byRoom[u.room]
-		if rb == nil {
-			rb = &roomBatch{room: u.room, nid: u.room.nid}
-			byRoom[u.room] = rb
+		rb := b.byRoom[u.room]
+		if u.create != nil || rb == nil {
+			rb = &roomBatch{create: u.create}
+			if u.create == nil {
+				rb.room, rb.nid = u.room, u.room.nid
+				b.byRoom[u.room] = rb
+			}
 			b.rooms = append(b.rooms, rb)
+			rb.snapshot()
+			rb.clear()
 		}
 		rb.units = append(rb.units, u)
+		b.rs.extend(rb, u)
 	}
-	for _, rb := range b.rooms {
-		rb.snapshot()
-		rs.build(rb, nil)
+}
+
+// gather takes what comes into the batch while the log's lock is waited for, which other processes may hold: otherwise all of it
+// would wait for another turn, and the database would work for twice as many transactions. It ends when stop is called, with what
+// waits then.
+func (b *commitBatch) gather() (stop func()) {
+	if b.full || b.rs.d.Store.SQLite() {
+		return func() {}
 	}
-	return b
+	b.full = true // what is built behind the lock is not to be added to when the transaction runs again
+	locked, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			last := false
+			select {
+			case <-b.rs.queue.wake:
+			case <-locked:
+				last = true
+			}
+			b.add(b.rs.queue.take(batchMax - len(b.units)))
+			if last {
+				return
+			}
+		}
+	}()
+	return func() {
+		close(locked)
+		<-done
+	}
 }
 
 // snapshot takes the base from memory.
@@ -296,40 +334,50 @@ func (rb *roomBatch) snapshot() {
 	rb.base = baseState{stateVersion: h.stateVersion, lastPos: h.lastPos, ext: h.ext, depth: h.depth}
 }
 
-// build authorises and builds the events of all units of a room, in order, on its base. skip names units that are
-// answered already. A unit that is refused leaves no trace; those behind it go on without it.
-func (rs *Rooms) build(rb *roomBatch, skip map[*unit]bool) {
+// clear brings a room's batch back to its base.
+func (rb *roomBatch) clear() {
 	rb.events, rb.txnKeys, rb.owners = nil, nil, nil
 	if rb.create != nil && rb.create.version.RoomIDIsCreateHash {
 		rb.create.roomID = ""
 	}
 	rb.line = lineState{ext: rb.base.ext, depth: rb.base.depth, changes: map[event.StateKeyTuple]*event.Event{}}
-	inBatch := map[int64]*unit{}
+	rb.keys = map[int64]*unit{}
+}
+
+// build authorises and builds the events of all units of a room, in order, on its base. skip names units that are
+// answered already.
+func (rs *Rooms) build(rb *roomBatch, skip map[*unit]bool) {
+	rb.clear()
 	for _, u := range rb.units {
-		if skip[u] || u.err != nil {
-			continue
+		if !skip[u] && u.err == nil {
+			rs.extend(rb, u)
 		}
-		if first := repeated(inBatch, u); first != nil {
-			// the same request twice in one batch: it gets the first one's answer after the next look at the database
-			u.stale = true
-			continue
-		}
-		mark, line := len(rb.events), rb.line
-		saved := make(map[event.StateKeyTuple]*event.Event, len(line.changes))
-		for k, v := range line.changes {
-			saved[k] = v
-		}
-		if err := rs.buildUnit(rb, u); err != nil {
-			u.err = err
-			rb.events, rb.txnKeys, rb.owners = rb.events[:mark], rb.txnKeys[:mark], rb.owners[:mark]
-			rb.line = line
-			rb.line.changes = saved
-			continue
-		}
-		for _, k := range u.txnKey {
-			if k != 0 {
-				inBatch[k] = u
-			}
+	}
+}
+
+// extend builds a unit's events behind what the batch has for the room. A unit that is refused leaves no trace; those behind
+// it go on without it.
+func (rs *Rooms) extend(rb *roomBatch, u *unit) {
+	if first := repeated(rb.keys, u); first != nil {
+		// the same request twice in one batch: it gets the first one's answer after the next look at the database
+		u.stale = true
+		return
+	}
+	mark, line := len(rb.events), rb.line
+	saved := make(map[event.StateKeyTuple]*event.Event, len(line.changes))
+	for k, v := range line.changes {
+		saved[k] = v
+	}
+	if err := rs.buildUnit(rb, u); err != nil {
+		u.err = err
+		rb.events, rb.txnKeys, rb.owners = rb.events[:mark], rb.txnKeys[:mark], rb.owners[:mark]
+		rb.line = line
+		rb.line.changes = saved
+		return
+	}
+	for _, k := range u.txnKey {
+		if k != 0 {
+			rb.keys[k] = u
 		}
 	}
 }
@@ -478,7 +526,10 @@ func (rb *roomBatch) refresh(row *store.Room, fewer bool) (rebuild, behind bool,
 
 // write is the transaction. It may run again, so it starts from the units each time.
 func (b *commitBatch) write(tx *store.Tx) error {
-	if err := tx.LockHead(); err != nil {
+	stop := b.gather()
+	err := tx.LockHead()
+	stop()
+	if err != nil {
 		return err
 	}
 	if err := b.check(tx); err != nil {

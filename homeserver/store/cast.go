@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +21,7 @@ type caster struct {
 	url  string
 	mu   sync.Mutex
 	out  []string
-	dirt bool
+	pos  int64 // up to where the log has grown; 0: nobody need be told
 	ping chan struct{}
 }
 
@@ -46,10 +47,10 @@ func (s *Store) Broadcast(topic, payload string) {
 	}
 }
 
-// wake tells other processes that the log has grown.
-func (c *caster) wake() {
+// wake tells other processes that the log has grown up to a position.
+func (c *caster) wake(pos int64) {
 	c.mu.Lock()
-	c.dirt = true
+	c.pos = max(c.pos, pos)
 	c.mu.Unlock()
 	c.nudge()
 }
@@ -118,7 +119,8 @@ func (c *caster) listen(ctx context.Context, s *Store) error {
 		}
 		topic, payload, ok := strings.Cut(rest, ":")
 		if !ok {
-			s.wakeTailer()
+			pos, _ := strconv.ParseInt(rest, 10, 64) // without a position it is 0
+			s.hint(pos)
 			continue
 		}
 		s.mu.Lock()
@@ -143,12 +145,12 @@ func (c *caster) notify(ctx context.Context, s *Store) error {
 		case <-c.ping:
 		}
 		c.mu.Lock()
-		out, dirt := c.out, c.dirt
-		c.out, c.dirt = nil, false
+		out, pos := c.out, c.pos
+		c.out, c.pos = nil, 0
 		c.mu.Unlock()
 		b := &pgx.Batch{}
-		if dirt {
-			b.Queue("SELECT pg_notify($1, $2)", castChannel, s.node)
+		if pos > 0 {
+			b.Queue("SELECT pg_notify($1, $2)", castChannel, s.node+":"+strconv.FormatInt(pos, 10))
 		}
 		for _, m := range out {
 			b.Queue("SELECT pg_notify($1, $2)", castChannel, m)

@@ -141,10 +141,21 @@ func (b *pgBackend) commit(ctx context.Context, c *pgConn, tx *Tx) error {
 	if err := tx.queueLog(batch); err != nil {
 		return err
 	}
+	along := -1
+	if args, ok := tx.missing(); ok {
+		along = batch.Len()
+		batch.Queue(readAlong, args...)
+	}
 	batch.Queue("commit")
 	res := c.c.SendBatch(ctx, batch)
-	for range batch.Len() - 1 {
-		if _, err := res.Exec(); err != nil {
+	for i := range batch.Len() - 1 {
+		var err error
+		if i == along {
+			err = tx.takeAlong(res)
+		} else {
+			_, err = res.Exec()
+		}
+		if err != nil {
 			return commitError(errors.Join(err, res.Close()))
 		}
 	}
@@ -156,6 +167,19 @@ func (b *pgBackend) commit(ctx context.Context, c *pgConn, tx *Tx) error {
 		return errors.New("the transaction was rolled back by the database")
 	}
 	c.begun = false
+	return nil
+}
+
+// takeAlong reads what came along. A row that cannot be understood does not fail the commit: the tailer will say so.
+func (tx *Tx) takeAlong(res pgx.BatchResults) error {
+	rows, err := res.Query()
+	if err != nil {
+		return err
+	}
+	if eachRow(rows, scanAlong(&tx.along)) != nil {
+		tx.along = nil
+	}
+	rows.Close()
 	return nil
 }
 
@@ -326,21 +350,23 @@ func (p *pgConn) exec(sql string, args []any) (int64, error) {
 }
 
 func (p *pgConn) query(sql string, args []any, fn func(*Row) error) error {
-	return p.send(sql, args, func(rows pgx.Rows) error {
-		var raw []any
-		row := &Row{scan: func(dest []any) error {
-			if raw == nil {
-				raw = make([]any, len(dest))
-			}
-			return pgScan(rows, dest, raw)
-		}}
-		for rows.Next() {
-			if err := fn(row); err != nil {
-				return err
-			}
+	return p.send(sql, args, func(rows pgx.Rows) error { return eachRow(rows, fn) })
+}
+
+func eachRow(rows pgx.Rows, fn func(*Row) error) error {
+	var raw []any
+	row := &Row{scan: func(dest []any) error {
+		if raw == nil {
+			raw = make([]any, len(dest))
 		}
-		return rows.Err()
-	})
+		return pgScan(rows, dest, raw)
+	}}
+	for rows.Next() {
+		if err := fn(row); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
 }
 
 // pgScan scans by pgx where it knows the type; bools (0 and 1 in the schema) and Content go by way of a temporary.

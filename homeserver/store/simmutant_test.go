@@ -14,12 +14,14 @@ import (
 func TestSimulationCatchesMutants(t *testing.T) {
 	mutants := []struct{ name, file, from, to string }{
 		{"versions are checked before the lock", "../room/commit.go",
-			"\tif err := tx.LockHead(); err != nil {\n\t\treturn err\n\t}\n\tif err := b.check(tx); err != nil {\n\t\treturn err\n\t}\n",
-			"\tif err := b.check(tx); err != nil {\n\t\treturn err\n\t}\n\tif err := tx.LockHead(); err != nil {\n\t\treturn err\n\t}\n"},
+			"\terr := tx.LockHead()\n\tstop()\n\tif err != nil {\n\t\treturn err\n\t}\n\tif err := b.check(tx); err != nil {\n\t\treturn err\n\t}\n",
+			"\tstop()\n\tif err := b.check(tx); err != nil {\n\t\treturn err\n\t}\n\tif err := tx.LockHead(); err != nil {\n\t\treturn err\n\t}\n"},
 		{"a state event follows only what its node knew", "../room/commit.go",
 			"if fewer || rb.line.states > 0 || len(ext) > prevEvents/2 {", "if fewer || len(ext) > prevEvents/2 {"},
 		{"transaction ids are not looked up", "../room/commit.go", "for _, h := range hits {", "for _, h := range hits[:0] {"},
 		{"a denial does not wait for the head", "../room/send.go", "!rs.d.Store.SQLite() &&", "rs.d.Store.SQLite() &&"},
+		{"what was gathered is forgotten", "../room/commit.go", "\tb.units = append(b.units, units...)\n", "\tif b.units == nil {\n\t\tb.units = units\n\t}\n"},
+		{"what comes along is applied without its events", "along.go", "\tif err := s.hydrateAll(ctx, strange); err != nil {\n\t\ts.wakeTailer()\n\t\treturn\n\t}\n", ""},
 	}
 	if testing.Short() {
 		mutants = mutants[:1]

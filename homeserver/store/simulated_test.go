@@ -264,8 +264,8 @@ func (n *SimNode) Thaw() {
 	n.frozen, n.atLock = time.Time{}, 0
 }
 
-// Kick is a notification that the log has grown.
-func (n *SimNode) Kick() { n.store.wakeTailer() }
+// Kick is a notification that the log has grown up to a position, or that it has grown (0).
+func (n *SimNode) Kick(pos int64) { n.store.hint(pos) }
 
 func (n *SimNode) actor(ctx context.Context) *simActor {
 	if a, ok := ctx.Value(simActorKey{}).(*simActor); ok {
@@ -412,6 +412,11 @@ func (n *SimNode) commit(c *simConn, tx *Tx) error {
 	c.pipeline = true
 	if err := tx.flushLog(); err != nil {
 		return err
+	}
+	if args, ok := tx.missing(); ok {
+		if err := tx.Each(readAlong, args, scanAlong(&tx.along)); err != nil {
+			return err
+		}
 	}
 	moved := func() {
 		if tx.locked {

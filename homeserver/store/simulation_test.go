@@ -389,7 +389,7 @@ func (s *sim) chaos(rng *rand.Rand) {
 func (s *sim) notify(rng *rand.Rand) {
 	for s.sleep(time.Duration(rng.Int64N(int64(20 * time.Millisecond)))) {
 		if p := s.slots[rng.IntN(len(s.slots))].get(); p != nil && rng.IntN(3) > 0 {
-			p.node.Kick()
+			p.node.Kick(s.db.Head() * rng.Int64N(2))
 		}
 	}
 }

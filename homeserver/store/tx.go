@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/moothall/moothall/homeserver/mxerr"
@@ -34,6 +35,11 @@ type Tx struct {
 	locked  bool  // the head row is held
 	head    int64 // last position given
 	nid     int64 // last event number given
+
+	s     *Store    // that follows the log; nil where nothing is read along
+	found int64     // the head when it was locked
+	asked time.Time // when the lock was asked for
+	along []Entry   // what other processes wrote and this one had not applied
 }
 
 // Row is one row of a result, valid during the call that got it.
