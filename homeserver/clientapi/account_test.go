@@ -220,7 +220,7 @@ func TestDevices(t *testing.T) {
 		if wrong.str("session") != session || wrong.str("flows.0.stages.0") != "m.login.password" {
 			t.Errorf("a wrong password: %s", wrong.body)
 		}
-		s.expect(t, "DELETE", path, phone, passwordAuth("bob", session), 401, "M_FORBIDDEN")
+		s.expect(t, "DELETE", path, phone, passwordAuth("bob", session), 403, "M_FORBIDDEN")
 		s.expect(t, "DELETE", path, phone, `{"auth":{"type":"m.login.dummy","session":"`+session+`"}}`, 401, "M_FORBIDDEN")
 		s.expect(t, "DELETE", path, phone, `{"auth":{"type":"m.login.password","session":"`+session+`"}}`, 400, "M_MISSING_PARAM")
 		s.expect(t, "DELETE", v3+"/devices/PHONE", phone, passwordAuth("alice", session), 401, "M_FORBIDDEN")
@@ -322,7 +322,9 @@ func TestServerFacts(t *testing.T) {
 	if got := s.expect(t, "GET", v3+"/account/3pid", token, "", 200, ""); got.get("threepids").Raw != "[]" {
 		t.Errorf("3pid: %s", got.body)
 	}
-	for _, path := range []string{"/_matrix/client/r0/login", v3 + "/account/3pid/remove", v3 + "/auth/x/fallback/web"} {
+	// Clients from before version 1.1 are answered too.
+	s.expect(t, "GET", "/_matrix/client/r0/account/whoami", token, "", 200, "")
+	for _, path := range []string{"/_matrix/client/r0/walker", v3 + "/account/3pid/remove", v3 + "/auth/x/fallback/web"} {
 		s.expect(t, "GET", path, token, "", 404, "M_UNRECOGNIZED")
 	}
 	s.expect(t, "PUT", login, "", "{}", 405, "M_UNRECOGNIZED")

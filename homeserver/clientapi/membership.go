@@ -101,6 +101,27 @@ func (a *API) sendMember(ctx context.Context, r *room.Room, who *web.Identity, t
 type joinRequest struct {
 	Reason           string            `json:"reason"`
 	ThirdPartySigned *thirdPartySigned `json:"third_party_signed"`
+	// Further members of the body go into the member event, as clients are used to from other servers.
+	Further object `json:",embed"`
+}
+
+// withFurther adds members to the content of a member event. What the server itself writes there stands.
+func withFurther(content []byte, further object) ([]byte, error) {
+	if len(further) == 0 {
+		return content, nil
+	}
+	var out object
+	if err := json.Unmarshal(content, &out); err != nil {
+		return nil, err
+	}
+	for key, value := range further {
+		switch key {
+		case "avatar_url", "displayname", "is_direct", "join_authorised_via_users_server", "membership", "third_party_invite":
+		default:
+			out[key] = value
+		}
+	}
+	return json.Marshal(out, json.Deterministic(true))
 }
 
 type roomIDResponse struct {
@@ -169,6 +190,9 @@ func (a *API) join(ctx context.Context, rm *room.Room, who *web.Identity, req jo
 		return err
 	}
 	d.Device = who.DeviceID
+	if d.Content, err = withFurther(d.Content, req.Further); err != nil {
+		return err
+	}
 	if _, err := a.Rooms.SendAll(ctx, rm.ID(), append(drafts, d)); err != nil {
 		return err
 	}

@@ -66,25 +66,20 @@ func (a *API) matcher(ctx context.Context, acc *access, rd *room.Reader, f *filt
 // relationsFor reads what relates to an event, for filters that ask for it. An event whose relations cannot be read
 // matches none.
 func (a *API) relationsFor(ctx context.Context, acc *access, rd *room.Reader, e *room.Event) []filter.Relation {
-	page, err := a.Rooms.Relations(ctx, acc.room, room.RelationsQuery{
-		Parent: e.ID(), From: math.MaxInt64, Backwards: true, Limit: maxPage, Ignored: rd.Ignored,
-		Match: func(e *room.Event) bool { return shows(rd, e) },
-	})
+	out, err := a.Rooms.Relating(ctx, acc.room, e.ID(), rd.Ignored, func(e *room.Event) bool { return shows(rd, e) })
 	if err != nil {
 		a.Logger.Error("read relations for a filter", "event_id", e.ID(), "error", err)
-		return nil
-	}
-	out := make([]filter.Relation, 0, len(page.Events))
-	for _, c := range page.Events {
-		relType, _ := c.RelatesTo()
-		out = append(out, filter.Relation{Type: relType, Sender: string(c.PDU.Sender())})
 	}
 	return out
 }
 
 // messages handles GET /rooms/{roomId}/messages.
 func (a *API) messages(w http.ResponseWriter, r *http.Request) error {
-	ctx := r.Context()
+	ctx, who := r.Context(), web.Requester(r)
+	acc, err := a.readable(ctx, id.RoomID(web.PathParam(r, "roomId")), who.UserID)
+	if err != nil {
+		return err
+	}
 	backwards, err := direction(r, "")
 	if err != nil {
 		return err
@@ -102,11 +97,6 @@ func (a *API) messages(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	to, hasTo, err := a.pageToken(r, "to")
-	if err != nil {
-		return err
-	}
-	who := web.Requester(r)
-	acc, err := a.readable(ctx, id.RoomID(web.PathParam(r, "roomId")), who.UserID)
 	if err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func TestMessagesFilter(t *testing.T) {
 	room := alice.CreateRoom("public_chat")
 	bob.Join(room)
 	alice.Text(room, "one")
-	bob.Event(room, "m.room.message", `{"body":"two","url":"mxc://a/b"}`)
+	bob.Event(room, "m.room.message", `{"msgtype":"m.text","body":"two","url":"mxc://a/b"}`)
 	liked := alice.Text(room, "three")
 	bob.Event(room, "m.reaction", fmt.Sprintf(`{"m.relates_to":{"rel_type":"m.annotation","event_id":%q,"key":"x"}}`, liked))
 	for _, tc := range []struct {
@@ -198,7 +198,7 @@ func TestIgnoredUsers(t *testing.T) {
 	root := bob.Text(room, "bob's")
 	mine := alice.Text(room, "mine")
 	thread := func(c *hstest.Client, root id.EventID, body string) {
-		c.Event(room, "m.room.message", fmt.Sprintf(`{"body":%q,"m.relates_to":{"rel_type":"m.thread","event_id":%q}}`, body, root))
+		c.Event(room, "m.room.message", fmt.Sprintf(`{"msgtype":"m.text","body":%q,"m.relates_to":{"rel_type":"m.thread","event_id":%q}}`, body, root))
 	}
 	thread(alice, mine, "a1")
 	thread(bob, mine, "b1")

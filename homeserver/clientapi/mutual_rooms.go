@@ -16,6 +16,8 @@ import (
 func (a *API) mutualRoomRoutes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET /_matrix/client/v1/mutual_rooms", Auth: web.NoGuest, Rate: web.RateRead, Handler: a.mutualRooms},
+		// matrix-js-sdk calls it by the name from before it was in the specification, and pages by other names.
+		{Pattern: "GET /_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms", Auth: web.NoGuest, Rate: web.RateRead, Handler: a.mutualRooms},
 	}
 }
 
@@ -28,6 +30,7 @@ type mutualRooms struct {
 	Joined    []id.RoomID `json:"joined"`
 	Count     int64       `json:"count"`
 	NextBatch string      `json:"next_batch,omitempty"`
+	NextToken string      `json:"next_batch_token,omitempty"` // NextBatch in the unstable form
 }
 
 // mutualRooms handles GET /_matrix/client/v1/mutual_rooms. Rooms come in the order of their ids; the token of the next
@@ -44,7 +47,11 @@ func (a *API) mutualRooms(w http.ResponseWriter, r *http.Request) error {
 		return mxerr.InvalidParam("query parameter 'user_id' is your own")
 	}
 	var after id.RoomID
-	if from, given := web.QueryLookup(r, "from"); given {
+	from, given := web.QueryLookup(r, "from")
+	if !given {
+		from, given = web.QueryLookup(r, "batch_token")
+	}
+	if given {
 		b, err := base64.RawURLEncoding.DecodeString(from)
 		if err != nil || len(b) < 2 || b[0] != '!' || len(b) > maxUserID || strings.ContainsRune(string(b), 0) {
 			return mxerr.InvalidParam("query parameter 'from' must be a 'next_batch' of this endpoint")
@@ -62,6 +69,9 @@ func (a *API) mutualRooms(w http.ResponseWriter, r *http.Request) error {
 	if len(out.Joined) > maxMutualRooms {
 		out.Joined = out.Joined[:maxMutualRooms]
 		out.NextBatch = base64.RawURLEncoding.EncodeToString([]byte(out.Joined[maxMutualRooms-1]))
+		if strings.Contains(r.URL.Path, "/unstable/") {
+			out.NextToken = out.NextBatch
+		}
 	}
 	return web.WriteJSON(w, out)
 }

@@ -171,7 +171,7 @@ func TestUpgrade(t *testing.T) {
 					t.Errorf("the tombstone names %v", got)
 				}
 				checkAll(t, []refusal{
-					{"talk in the old room", bob, "PUT", "/v3/rooms/%s/send/m.room.message/x", []any{room}, `{}`, 403, "M_FORBIDDEN"},
+					{"talk in the old room", bob, "PUT", "/v3/rooms/%s/send/m.room.message/x", []any{room}, `{"msgtype":"m.text","body":""}`, 403, "M_FORBIDDEN"},
 					{"the banned", eve, "POST", "/v3/rooms/%s/join", []any{next}, `{}`, 403, "M_FORBIDDEN"},
 					{"a member", dan, "POST", "/v3/rooms/%s/join", []any{next}, `{}`, 200, ""},
 				})

@@ -14,7 +14,7 @@ import (
 // relate sends a message that relates to another event.
 func relate(c *hstest.Client, room id.RoomID, parent id.EventID, relType, body string) id.EventID {
 	return c.Event(room, "m.room.message", fmt.Sprintf(
-		`{"body":%q,"m.new_content":{"body":%q},"m.relates_to":{"rel_type":%q,"event_id":%q}}`, body, body, relType, parent))
+		`{"msgtype":"m.text","body":%q,"m.new_content":{"body":%q},"m.relates_to":{"rel_type":%q,"event_id":%q}}`, body, body, relType, parent))
 }
 
 func TestBundledAggregations(t *testing.T) {
@@ -27,7 +27,7 @@ func TestBundledAggregations(t *testing.T) {
 		relate(alice, room, root, "m.replace", "first edit")
 		edit := relate(alice, room, root, "m.replace", "second edit")
 		relate(bob, room, root, "m.replace", "not bob's to edit")
-		alice.Event(room, "m.room.message", fmt.Sprintf(`{"body":"no new content","m.relates_to":{"rel_type":"m.replace","event_id":%q}}`, root))
+		alice.Event(room, "m.room.message", fmt.Sprintf(`{"msgtype":"m.text","body":"no new content","m.relates_to":{"rel_type":"m.replace","event_id":%q}}`, root))
 		alice.Event(room, "org.example.m", fmt.Sprintf(`{"m.new_content":{},"m.relates_to":{"rel_type":"m.replace","event_id":%q}}`, root))
 		ref := relate(bob, room, root, "m.reference", "reference")
 		relate(bob, room, root, "m.thread", "reply one")
@@ -97,7 +97,7 @@ func TestRelations(t *testing.T) {
 		root := alice.Text(room, "root")
 		a := relate(bob, room, root, "m.thread", "a")
 		relate(alice, room, root, "m.thread", "b")
-		bob.Event(room, "m.reaction", fmt.Sprintf(`{"body":"r","m.relates_to":{"rel_type":"m.annotation","event_id":%q,"key":"k"}}`, root))
+		bob.Event(room, "m.reaction", fmt.Sprintf(`{"msgtype":"m.text","body":"r","m.relates_to":{"rel_type":"m.annotation","event_id":%q,"key":"k"}}`, root))
 		c := relate(alice, room, a, "m.reference", "c")
 		d := relate(alice, room, c, "m.reference", "d")
 		relate(alice, room, d, "m.reference", "too deep")

@@ -1,6 +1,7 @@
 package clientapi
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"net/http"
@@ -56,12 +57,25 @@ func (a *API) send(w http.ResponseWriter, r *http.Request) error {
 	if evType == typeRedaction {
 		err = a.prepareRedaction(r.Context(), rm, who, &d)
 	} else {
-		err = a.checkRelation(r.Context(), rm, &d)
+		err = cmp.Or(checkMessage(&d), a.checkRelation(r.Context(), rm, &d))
 	}
 	if err != nil {
 		return err
 	}
 	return a.sendDraft(w, r, rm, d)
+}
+
+// checkMessage refuses messages that clients could not show. Spec: client-server API, "Instant Messaging", server behaviour.
+func checkMessage(d *room.Draft) error {
+	if d.Type != "m.room.message" {
+		return nil
+	}
+	for _, key := range []string{"msgtype", "body"} {
+		if gjson.GetBytes(d.Content, key).Type != gjson.String {
+			return mxerr.BadJSON("a message must have '" + key + "', a string")
+		}
+	}
+	return nil
 }
 
 func (a *API) sendDraft(w http.ResponseWriter, r *http.Request, rm *room.Room, d room.Draft) error {

@@ -21,14 +21,14 @@ func TestSend(t *testing.T) {
 	room := alice.CreateRoom("public_chat")
 	bob.Join(room)
 	const path = "/v3/rooms/%s/send/%s/%s"
-	first := bob.Must(t, "PUT", `{"body":"hi"}`, path, room, "m.room.message", "same")["event_id"]
-	if again := bob.Must(t, "PUT", `{"body":"hi"}`, path, room, "m.room.message", "same")["event_id"]; again != first {
+	first := bob.Must(t, "PUT", `{"msgtype":"m.text","body":"hi"}`, path, room, "m.room.message", "same")["event_id"]
+	if again := bob.Must(t, "PUT", `{"msgtype":"m.text","body":"hi"}`, path, room, "m.room.message", "same")["event_id"]; again != first {
 		t.Errorf("the same transaction sent %v and %v", first, again)
 	}
 	if other := bob.Must(t, "PUT", `{"body":"hi"}`, path, room, "org.example.m", "same")["event_id"]; other == first {
 		t.Error("the same transaction id at another endpoint sent nothing")
 	}
-	if other := bob.Login().Must(t, "PUT", `{"body":"hi"}`, path, room, "m.room.message", "same")["event_id"]; other == first {
+	if other := bob.Login().Must(t, "PUT", `{"msgtype":"m.text","body":"hi"}`, path, room, "m.room.message", "same")["event_id"]; other == first {
 		t.Error("the same transaction id of another device sent nothing")
 	}
 	msg := func(name string, who *hstest.Client, room any, evType, body string, status int, errcode string) refusal {
@@ -36,8 +36,8 @@ func TestSend(t *testing.T) {
 	}
 	const text = "m.room.message"
 	checkAll(t, []refusal{
-		msg("member", bob, room, text, `{"body":"x"}`, 200, ""),
-		msg("empty object", bob, room, text, `{}`, 200, ""),
+		msg("member", bob, room, text, `{"msgtype":"m.text","body":"x"}`, 200, ""),
+		msg("empty object", bob, room, text, `{}`, 400, "M_BAD_JSON"),
 		msg("stranger", eve, room, text, `{}`, 403, "M_FORBIDDEN"),
 		msg("no such room", eve, "!x:test", text, `{}`, 403, "M_FORBIDDEN"),
 		msg("no room id", eve, "x", text, `{}`, 403, "M_FORBIDDEN"),
@@ -47,13 +47,13 @@ func TestSend(t *testing.T) {
 		msg("invalid UTF-8", bob, room, text, "{\"a\":\"\xff\"}", 400, "M_NOT_JSON"),
 		msg("float", bob, room, text, `{"a":0.5}`, 400, "M_BAD_JSON"),
 		msg("deep", bob, room, text, strings.Repeat(`{"a":`, 5000)+`1`+strings.Repeat(`}`, 5000), 400, "M_BAD_JSON"),
-		msg("too large", bob, room, text, `{"a":"`+strings.Repeat("x", 65536)+`"}`, 413, "M_TOO_LARGE"),
+		msg("too large", bob, room, text, `{"msgtype":"m.text","body":"","a":"`+strings.Repeat("x", 65536)+`"}`, 413, "M_TOO_LARGE"),
 		msg("far too large", bob, room, text, `{"a":"`+strings.Repeat("x", 2<<20)+`"}`, 413, "M_TOO_LARGE"),
 		msg("type too long", bob, room, strings.Repeat("t", 256), `{}`, 413, "M_TOO_LARGE"),
 		msg("m.room.create", alice, room, "m.room.create", `{}`, 403, "M_FORBIDDEN"),
 		msg("m.room.member", alice, room, "m.room.member", `{"membership":"leave"}`, 403, "M_FORBIDDEN"),
-		msg("relates to nothing", bob, room, text, `{"m.relates_to":{"rel_type":"m.thread","event_id":"$none"}}`, 200, ""),
-		msg("relation of a wrong shape", bob, room, text, `{"m.relates_to":[1]}`, 200, ""),
+		msg("relates to nothing", bob, room, text, `{"msgtype":"m.text","body":"","m.relates_to":{"rel_type":"m.thread","event_id":"$none"}}`, 200, ""),
+		msg("relation of a wrong shape", bob, room, text, `{"msgtype":"m.text","body":"","m.relates_to":[1]}`, 200, ""),
 	})
 }
 
@@ -67,7 +67,7 @@ func testAnnotationsAndThreads(t *testing.T, hs *hstest.Server) {
 	like := func(key string) string {
 		return fmt.Sprintf(`{"m.relates_to":{"rel_type":"m.annotation","event_id":%q,"key":%q}}`, root, key)
 	}
-	reply := alice.Event(room, "m.room.message", fmt.Sprintf(`{"body":"r","m.relates_to":{"rel_type":"m.thread","event_id":%q}}`, root))
+	reply := alice.Event(room, "m.room.message", fmt.Sprintf(`{"msgtype":"m.text","body":"r","m.relates_to":{"rel_type":"m.thread","event_id":%q}}`, root))
 	const path = "/v3/rooms/%s/send/%s/%s"
 	cases := func(from int) []refusal {
 		return []refusal{
@@ -78,7 +78,7 @@ func testAnnotationsAndThreads(t *testing.T, hs *hstest.Server) {
 			{"of another type", bob, "PUT", path, []any{room, "org.example.r", "d"}, like("👍"), 200, ""},
 			{"of another user", alice, "PUT", path, []any{room, "m.reaction", "e"}, like("👍"), 200, ""},
 			{"thread of a thread", bob, "PUT", path, []any{room, "m.room.message", "f"},
-				fmt.Sprintf(`{"m.relates_to":{"rel_type":"m.thread","event_id":%q}}`, reply), 400, "M_UNKNOWN"},
+				fmt.Sprintf(`{"msgtype":"m.text","body":"","m.relates_to":{"rel_type":"m.thread","event_id":%q}}`, reply), 400, "M_UNKNOWN"},
 		}[from:]
 	}
 	checkAll(t, cases(0))

@@ -255,6 +255,8 @@ func (a *API) putState(w http.ResponseWriter, r *http.Request) error {
 		err = a.prepareMember(ctx, rm, who, &d)
 	case "m.room.canonical_alias":
 		err = a.checkCanonicalAlias(ctx, rm, content)
+	case "m.room.power_levels":
+		err = checkCreatorLevels(ctx, rm, content)
 	}
 	if err != nil {
 		return err
@@ -274,6 +276,24 @@ func (a *API) putState(w http.ResponseWriter, r *http.Request) error {
 	}
 	a.guestsOut(ctx, rm, &d)
 	return web.WriteJSON(w, eventIDResponse{eventID})
+}
+
+// checkCreatorLevels refuses power levels that name a creator: nobody's power is missing, the content is wrong.
+// Spec: room version 12, authorisation rule 10.4.
+func checkCreatorLevels(ctx context.Context, rm *room.Room, content []byte) error {
+	if !rm.Version().PrivilegedCreators {
+		return nil
+	}
+	create, err := rm.StateEvent(ctx, "m.room.create", "")
+	if err != nil || create == nil {
+		return err
+	}
+	for user := range gjson.GetBytes(content, "users").Map() {
+		if slices.Contains(create.PDU.Creators(), id.UserID(user)) {
+			return mxerr.New(http.StatusBadRequest, "M_INVALID_PARAM", printable(user)+" made this room and has every power: 'users' cannot name a creator")
+		}
+	}
+	return nil
 }
 
 // sameState finds the event that has already set what a member of the room is about to set once more.

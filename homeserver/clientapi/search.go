@@ -30,6 +30,7 @@ type SearchQuery struct {
 	Recent              bool
 	After               *SearchCursor
 	Limit               int
+	Upto                int64 // log position of the newest event in these rooms
 	// Accept has the last word on each hit.
 	Accept func(ctx context.Context, e *room.Event) (bool, error)
 }
@@ -305,6 +306,7 @@ func (s *searching) rooms(ctx context.Context) ([]int64, error) {
 	for _, r := range list {
 		taken[r.NID()] = true
 		out = append(out, r.NID())
+		s.query.Upto = max(s.query.Upto, r.LastPos())
 	}
 	older, err := s.upgraded(ctx, out)
 	if err != nil {

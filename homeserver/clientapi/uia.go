@@ -183,7 +183,7 @@ func (a *API) tryPassword(r *http.Request, auth *authData, user id.UserID) error
 		return err
 	}
 	if !names(name, user) {
-		return errUIAPassword
+		return mxerr.Forbidden("the account that confirms this must be the one that asks for it")
 	}
 	if err := a.passwordAttempt(string(user)); err != nil {
 		return err

@@ -242,7 +242,7 @@ func TestKeyBackupEndpoints(t *testing.T) {
 		s.expect(t, "GET", version+"/x", alice, "", 404, "M_NOT_FOUND")
 		s.wrongTypes(t, "POST", version, alice, map[string]string{"algorithm": "string", "auth_data": "object"})
 		s.wrongTypes(t, "PUT", version+"/1", alice, map[string]string{"algorithm": "string", "auth_data": "object", "version": "string"})
-		s.expect(t, "POST", version, alice, `{"algorithm":"x","auth_data":{}}`, 400, "M_INVALID_PARAM")
+		s.expect(t, "POST", version, alice, `{"algorithm":"","auth_data":{}}`, 400, "M_INVALID_PARAM")
 		s.expect(t, "POST", version, alice, `{"algorithm":"x"}`, 400, "M_BAD_JSON")
 		s.expect(t, "POST", version, alice, `{"auth_data":{}}`, 400, "M_BAD_JSON")
 		s.expect(t, "PUT", version+"/1", alice, strings.Replace(body, `{"alg`, `{"version":"1","alg`, 1), 200, "")

@@ -74,6 +74,19 @@ var specVersions = []specVersion{
 		"GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}", "GET /_matrix/client/v1/media/config",
 	}},
 	{"v1.12", nil}, // M_USER_LOCKED
+	{"v1.13", []string{"POST /_matrix/client/v3/rooms/{roomId}/report"}}, // M_USER_SUSPENDED
+	{"v1.14", []string{"POST /_matrix/client/v3/users/{userId}/report"}},
+	{"v1.15", []string{"GET /_matrix/client/v1/room_summary/{roomIdOrAlias}", "GET /_matrix/client/v1/auth_metadata"}},
+	{"v1.16", []string{ // room version 12, state_after, all profile fields
+		"PUT /_matrix/client/v3/profile/{userId}/{keyName}", "GET /_matrix/client/v3/profile/{userId}/{keyName}",
+		"DELETE /_matrix/client/v3/profile/{userId}/{keyName}",
+	}},
+	{"v1.17", nil}, // mentions by m.mentions alone, devices of application services
+	{"v1.18", []string{ // invite blocking, policy servers, account management
+		"GET /_matrix/client/v1/admin/lock/{userId}", "PUT /_matrix/client/v1/admin/lock/{userId}",
+		"GET /_matrix/client/v1/admin/suspend/{userId}", "PUT /_matrix/client/v1/admin/suspend/{userId}",
+	}},
+	{"v1.19", []string{"GET /_matrix/client/v1/mutual_rooms"}}, // image packs, unsigned.replaces_state
 }
 
 // unstableFeatures are those that clients ask for by these names, because the specification has them under others or
@@ -82,8 +95,11 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.e2e_cross_signing":  true, // Element Web sets cross-signing up only where this is listed
 	"org.matrix.simplified_msc3575": true, // sliding sync, which Element X needs
 	"org.matrix.msc3814":            true, // dehydrated devices
+	"org.matrix.msc3874":            true, // /messages by how events relate to others
 	"org.matrix.msc4140":            true, // delayed events, which calls need
 	"org.matrix.msc4143":            true, // media servers for calls
+
+	"uk.half-shot.msc2666.query_mutual_rooms": true, // Element Web looks for no version here
 }
 
 // PromisedRoutes lists the patterns that the versions in GET /versions promise.

@@ -43,9 +43,14 @@ func (b *builder) readStretch(r *room.Room, after, upto int64, limit int, visibl
 	st := &stretch{r: r, after: after, upto: upto, start: upto + 1}
 	f := b.req.filter.Room.Timeline
 	roomID := string(r.ID())
-	if f.MatchesNothing() || !f.MatchRoom(roomID) {
+	switch {
+	case f.MatchesNothing() || !f.MatchRoom(roomID):
+		return st, b.readStates(st)
+	case f.NoEvents():
+		st.limited = true
 		return st, b.readStates(st)
 	}
+	var failed error
 	match := func(e *room.Event) bool {
 		_, isState := e.PDU.StateKey()
 		if isState {
@@ -66,12 +71,17 @@ func (b *builder) readStretch(r *room.Room, after, upto int64, limit int, visibl
 			return true
 		}
 		meta := filter.EventMeta{Type: e.PDU.Type(), Sender: string(sender), RoomID: roomID, Content: e.PDU.Content()}
+		if f.NeedsRelations() && f.MatchType(meta.Type) && f.MatchSender(meta.Sender) {
+			if meta.Relations, failed = b.s.d.Rooms.Relating(b.ctx, r, e.ID(), b.ignored, visible); failed != nil {
+				return false
+			}
+		}
 		return f.Match(meta)
 	}
 	page, err := b.s.d.Rooms.Timeline(b.ctx, r, room.TimelineQuery{
 		From: upto + 1, To: after, Backwards: true, Limit: limit, Match: match,
 	})
-	if err != nil {
+	if err = cmp.Or(err, failed); err != nil {
 		return nil, err
 	}
 	slices.Reverse(page.Events)

@@ -61,6 +61,9 @@ type eventFilterJSON struct {
 	ContainsURL               *bool     `json:"contains_url"`
 	RelatedBySenders          []string  `json:"related_by_senders"`
 	RelatedByRelTypes         []string  `json:"related_by_rel_types"`
+	// MSC3874, with which Element Web pages through what is in no thread.
+	RelTypes    *[]string `json:"org.matrix.msc3874.rel_types"`
+	NotRelTypes []string  `json:"org.matrix.msc3874.not_rel_types"`
 }
 
 type filterJSON struct {
@@ -200,10 +203,12 @@ func compile(name string, in *eventFilterJSON) (*EventFilter, error) {
 		RelatedByRelTypes:         in.RelatedByRelTypes,
 	}
 	if in.Limit != nil {
-		// The specification wants more than 0. Clients send 0 for "as few as you can", which is 1.
+		// The specification wants more than 0. Clients send 0 for none in a timeline, and else for "as few as you can",
+		// which is 1.
 		if *in.Limit < 0 {
 			return nil, mxerr.BadJSON("'" + name + "limit' must be greater than 0")
 		}
+		out.none = *in.Limit == 0
 		out.Limit = int(min(max(*in.Limit, 1), MaxLimit))
 	}
 	for _, list := range []struct {
@@ -223,6 +228,7 @@ func compile(name string, in *eventFilterJSON) (*EventFilter, error) {
 		return nil, err
 	}
 	out.senders, out.notSenders = newSet(in.Senders), newSet(&in.NotSenders)
+	out.relTypes, out.notRelTypes = newSet(in.RelTypes), newSet(&in.NotRelTypes)
 	out.types, out.notTypes = newPatterns(in.Types), newPatterns(&in.NotTypes)
 	return out, nil
 }

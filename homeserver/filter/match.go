@@ -19,8 +19,11 @@ type EventFilter struct {
 	RelatedBySenders  []string
 	RelatedByRelTypes []string
 
+	none                bool // the limit is 0
 	rooms               roomSet
 	senders, notSenders set
+	relTypes            set
+	notRelTypes         set
 	types, notTypes     patterns
 }
 
@@ -48,10 +51,21 @@ func (f *EventFilter) Match(m EventMeta) bool {
 		return false
 	case f.ContainsURL != nil && gjson.GetBytes(m.Content, "url").Exists() != *f.ContainsURL:
 		return false
+	case !f.matchRelation(m.Content):
+		return false
 	case f.NeedsRelations() && !slices.ContainsFunc(m.Relations, f.wantsRelation):
 		return false
 	}
 	return true
+}
+
+// matchRelation looks at how an event itself relates to another one; "" stands for not at all.
+func (f *EventFilter) matchRelation(content []byte) bool {
+	if !f.relTypes.given && len(f.notRelTypes.in) == 0 {
+		return true
+	}
+	relType := gjson.GetBytes(content, `m\.relates_to.rel_type`).Str
+	return (!f.relTypes.given || f.relTypes.has(relType)) && !f.notRelTypes.has(relType)
 }
 
 // MatchType tells whether the filter lets events of a type through, as far as their type goes.
@@ -81,6 +95,9 @@ func (f *EventFilter) MatchesNothing() bool {
 	only, limited := f.rooms.list()
 	return f.types.given && f.types.empty() || f.senders.given && len(f.senders.in) == 0 || limited && len(only) == 0
 }
+
+// NoEvents tells that the filter's limit is 0.
+func (f *EventFilter) NoEvents() bool { return f != nil && f.none }
 
 // NeedsRelations tells that Match must be given the events' relations.
 func (f *EventFilter) NeedsRelations() bool {

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/homeserver/filter"
 	"github.com/moothall/moothall/homeserver/store"
 )
 
@@ -75,6 +76,26 @@ func (rs *Rooms) Relations(ctx context.Context, r *Room, q RelationsQuery) (Time
 			sq.After = page.End
 		}
 	}
+}
+
+// maxRelating is how many relations of an event a filter looks at.
+const maxRelating = 1000
+
+// Relating gives types and senders of what relates to an event, for filters that ask for it. shows tells which of them the
+// reader may see; nil: all.
+func (rs *Rooms) Relating(ctx context.Context, r *Room, parent id.EventID, ignored map[id.UserID]struct{}, shows func(e *Event) bool) ([]filter.Relation, error) {
+	page, err := rs.Relations(ctx, r, RelationsQuery{
+		Parent: parent, From: math.MaxInt64, Backwards: true, Limit: maxRelating, Ignored: ignored, Match: shows,
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]filter.Relation, 0, len(page.Events))
+	for _, e := range page.Events {
+		relType, _ := e.RelatesTo()
+		out = append(out, filter.Relation{Type: relType, Sender: string(e.PDU.Sender())})
+	}
+	return out, nil
 }
 
 // ThreadsQuery asks for threads of a room, those with the latest replies first.

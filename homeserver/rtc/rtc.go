@@ -269,7 +269,7 @@ func (s *RTC) act(w http.ResponseWriter, r *http.Request) error {
 func (s *RTC) perform(w http.ResponseWriter, r *http.Request, action string) error {
 	ctx, delayID := r.Context(), web.PathParam(r, "delayId")
 	if action != "send" && action != "restart" && action != "cancel" {
-		return mxerr.InvalidParam("the action must be send, restart or cancel")
+		return mxerr.New(http.StatusNotFound, "M_UNRECOGNIZED", "the action must be send, restart or cancel")
 	}
 	var d store.DelayedEvent
 	err := s.Store.Write(ctx, func(tx *store.Tx) error {

@@ -127,7 +127,17 @@ func (n *node) find(m *match, u *url.URL) {
 	if path == "" || path[0] != '/' {
 		return
 	}
-	n.walk(m, path[1:], false)
+	if n.walk(m, path[1:], false) || m.allowed != nil {
+		return
+	}
+	// Clients from before version 1.1 of the specification say r0 where v3 stands now, and v1 for media.
+	for _, old := range [][2]string{
+		{"/_matrix/client/r0/", "_matrix/client/v3/"}, {"/_matrix/media/r0/", "_matrix/media/v3/"}, {"/_matrix/media/v1/", "_matrix/media/v3/"},
+	} {
+		if rest, ok := strings.CutPrefix(path, old[0]); ok {
+			n.walk(m, old[1]+rest, false)
+		}
+	}
 }
 
 // walk descends with the undigested part of the path; done tells that the path has ended.

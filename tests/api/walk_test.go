@@ -329,7 +329,7 @@ func TestMethodsAndOrigins(t *testing.T) {
 	}
 	for _, path := range []string{
 		"/_matrix", "/_matrix/", "/_matrix/client", "/_matrix/client/", "/_matrix/client/v3", "/_matrix/client/v3/walker",
-		"/_matrix/client/v9/sync", "/_matrix/client/r0/sync", "/_matrix/client/v3/sync/", "/_matrix/client/v3//sync",
+		"/_matrix/client/v9/sync", "/_matrix/client/r0/walker", "/_matrix/client/v3/sync/", "/_matrix/client/v3//sync",
 		"/_matrix/client/v3/rooms", "/_matrix/client/v3/rooms/!a:b", "/_matrix/client/v3/rooms/!a:b/walker",
 		"/_matrix/media/v3/walker", "/_matrix/key/v9/walker", "/_synapse/walker", "/.well-known/walker", "/walker", "/favicon.ico",
 		"/_matrix/client/%2e%2e/v3/sync", "/_matrix/client/v3/%FF", "/_matrix/client/v3/%00",
