@@ -23,7 +23,12 @@ func (s *Server) buildSearch() (*search.Search, error) {
 	case EngineNone:
 		return nil, nil
 	case EngineBleve:
-		d.Index, d.Private = bleve.New(s.cfg.SearchDir(), s.log), true
+		d.Private = true
+		if program := s.cfg.Search.Program; program != "" {
+			d.Index = bleve.NewProcess(program, s.cfg.SearchDir(), s.log)
+		} else {
+			d.Index = bleve.New(s.cfg.SearchDir(), s.log)
+		}
 	case EngineElastic:
 		index, err := s.cfg.Search.Elasticsearch.open()
 		if err != nil {
@@ -97,6 +102,7 @@ func (s *Server) searchUsers(ctx context.Context, q *clientapi.SearchQuery) (*cl
 	if q.After != nil {
 		in.After = &search.UserCursor{Tier: q.After.Tier, Cursor: search.Cursor{TS: q.After.TS, NID: q.After.NID}}
 	}
+	s.awaitIndex(ctx, q.Upto)
 	page, err := s.search.Users(ctx, in)
 	if err != nil {
 		return nil, err

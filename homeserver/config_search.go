@@ -14,6 +14,9 @@ type Search struct {
 	Path          string        `yaml:"path"`   // empty: search inside data_dir
 	Elasticsearch Elasticsearch `yaml:"elasticsearch"`
 	Attachments   Attachments   `yaml:"attachments"`
+
+	// Program is started to keep the index of Bleve; its main calls bleve.Child. Empty: it is kept in this process.
+	Program string `yaml:"-"`
 }
 
 // Elasticsearch is a cluster of Elasticsearch 8 or OpenSearch.
@@ -76,7 +79,7 @@ func (s *Search) engine() string {
 	return EngineBleve
 }
 
-// SearchDir is the folder of the index inside of the process.
+// SearchDir is the folder of Bleve's index.
 func (c *Config) SearchDir() string {
 	if c.Search.Path != "" {
 		return c.Search.Path

@@ -50,9 +50,29 @@ func engines(t *testing.T, fn func(t *testing.T, x search.Index)) {
 		t.Cleanup(func() { _ = x.Close() })
 		fn(t, x)
 	})
+	t.Run("bleve beside", func(t *testing.T) { fn(t, beside(t, t.TempDir(), slog.New(slog.DiscardHandler))) })
 	for _, name := range clusters {
 		t.Run(name, func(t *testing.T) { fn(t, newElastic(t, cluster(t, name))) })
 	}
+}
+
+// beside is Bleve in a process of its own.
+func beside(t testing.TB, dir string, log *slog.Logger) *bleve.Process {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := bleve.NewProcess(program, dir, log)
+	if err := x.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := x.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return x
 }
 
 func newElastic(t *testing.T, url string) *elastic.Index {
@@ -107,7 +127,7 @@ func document(i int, text string) search.Doc {
 	return search.Doc{
 		ID: fmt.Sprintf("$%d", i), NID: int64(i + 1), TS: int64(1_800_000_000_000 + i*minute), Version: int64(i + 1), Room: int64(i%7 + 1),
 		Sender: id.UserID(fmt.Sprintf("@u%d:test", i%5)), Kind: search.KindText, Type: "m.room.message", Views: []string{search.ViewUser, search.ViewArchive},
-		Tokens: search.Tokenize(search.FoldAll(text), 1<<20),
+		Texts: []string{text},
 	}
 }
 

@@ -13,9 +13,6 @@ import (
 	"github.com/moothall/moothall/homeserver/store"
 )
 
-// maxTokens bounds the tokens of one document: the text of a thick book.
-const maxTokens = 300_000
-
 // version is one version of a message as the database has it.
 type version struct {
 	row      *store.Event
@@ -458,7 +455,7 @@ func (b *builder) doc(j *job, at, says *version, id string, views []string, flag
 			j.wanted = append(j.wanted, store.WantedFile{NID: at.row.NID, Media: media, Due: b.now()})
 		}
 	}
-	d.Tokens = Tokenize(FoldAll(parts...), maxTokens)
+	d.Texts = parts
 	j.batch.Docs = append(j.batch.Docs, d)
 }
 

@@ -40,7 +40,7 @@ const (
 	KindTopic   = "topic" // m.room.topic
 )
 
-// Doc is one document of the index. It holds no text, only tokens.
+// Doc is one document of the index. Engines keep its tokens, not its texts.
 type Doc struct {
 	ID      string // the event id; with "/v" behind it the first version of a message that was edited
 	NID     int64  // the event's number: hits are read by it
@@ -52,8 +52,14 @@ type Doc struct {
 	Type    string // event type
 	Views   []string
 	Flags   []string
-	Tokens  Tokens
+	Texts   []string
 }
+
+// maxTokens bounds the tokens of one document: the text of a thick book.
+const maxTokens = 300_000
+
+// Tokens are the terms by which the document is found. To make them is work, which engines do where it disturbs nobody.
+func (d *Doc) Tokens() Tokens { return Tokenize(FoldAll(d.Texts...), maxTokens) }
 
 // Batch is written as one. Documents replace those of the same id.
 type Batch struct {
@@ -83,6 +89,7 @@ type Generation struct {
 	Name   string
 	Served bool
 	State  State
+	Kept   int64 // the part of State.Pos that outlives a crash: from here on the log is needed
 }
 
 // Cursor is a place in the order of hits: newest first by time and then by number, or oldest first.

@@ -60,6 +60,9 @@ type indexer struct {
 
 // follow plans what to write to and follows the log; it returns when something has changed or is wrong.
 func (s *Search) follow(ctx context.Context) error {
+	if err := s.something(ctx); err != nil {
+		return err
+	}
 	ix := &indexer{s: s}
 	if err := ix.plan(ctx); err != nil {
 		return err
@@ -102,6 +105,29 @@ func (s *Search) follow(ctx context.Context) error {
 			case <-ctx.Done():
 				return ctx.Err()
 			}
+		}
+	}
+}
+
+// something waits until there is anything that could be indexed: a server that is new needs no engine.
+func (s *Search) something(ctx context.Context) error {
+	for {
+		var newest int64
+		err := s.d.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
+			_, _, newest, err = tx.LogBounds()
+			return err
+		})
+		if err != nil || newest > 0 {
+			return err
+		}
+		wctx, cancel := context.WithTimeout(ctx, time.Second)
+		err = s.d.Store.WaitApplied(wctx, s.d.Store.Applied()+1)
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return err
 		}
 	}
 }
@@ -153,13 +179,13 @@ func (ix *indexer) plan(ctx context.Context) error {
 		served, next = next, nil
 		served.Served = true
 	case served == nil:
-		served = &Generation{Name: generationName(gens), Served: true, State: fresh}
+		served = &Generation{Name: generationName(gens), Served: true, State: fresh, Kept: fresh.Pos}
 		if err := ix.s.d.Index.Create(ctx, served.Name, true, fresh); err != nil {
 			return err
 		}
 		ix.s.d.Log.Info("a new search index is being built", "engine", ix.s.d.Index.Name(), "events", newest)
 	case next == nil && (wanted || !usable(served)):
-		next = &Generation{Name: generationName(gens), State: fresh}
+		next = &Generation{Name: generationName(gens), State: fresh, Kept: fresh.Pos}
 		if err := ix.s.d.Index.Create(ctx, next.Name, false, fresh); err != nil {
 			return err
 		}
@@ -202,6 +228,7 @@ func (ix *indexer) look(ctx context.Context) (bool, error) {
 		if at < 0 || gens[at].Served != g.Served || gens[at].State != g.State {
 			return false, nil
 		}
+		g.Kept = gens[at].Kept
 	}
 	var job store.SearchRebuild
 	err = ix.s.d.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
@@ -491,7 +518,7 @@ func (ix *indexer) prune(ctx context.Context, g *Generation, room int64) error {
 func (ix *indexer) keep(ctx context.Context) error {
 	pos := ix.pos
 	for _, g := range ix.gens {
-		pos = min(pos, g.State.Pos)
+		pos = min(pos, g.Kept)
 	}
 	if time.Since(ix.kept) < time.Second || pos == ix.keptAt {
 		return nil

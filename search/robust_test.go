@@ -22,11 +22,13 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/search"
+	"github.com/moothall/moothall/search/bleve"
 	"github.com/moothall/moothall/search/extract"
 )
 
 func TestMain(m *testing.M) {
 	extract.Child()
+	bleve.Child()
 	os.Exit(m.Run())
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/search/bleve"
 	"github.com/moothall/moothall/search/extract"
 )
 
@@ -63,6 +64,7 @@ func (c *cli) load() (homeserver.Config, *slog.Logger, error) {
 func main() {
 	extract.Child()     // this process may be the reader of one file
 	account.HashChild() // or one that hashes passwords
+	bleve.Child()       // or the one that keeps the search index
 	os.Exit(run(os.Args[1:]))
 }
 

@@ -24,10 +24,11 @@ func (serveCmd) Run(ctx context.Context, c *cli) error {
 		log.Warn(w)
 	}
 	limitMemory(log)
-	if cfg.Search.Attachments.Program, err = os.Executable(); err != nil {
+	program, err := os.Executable()
+	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	cfg.Passwords.Program = cfg.Search.Attachments.Program
+	cfg.Search.Program, cfg.Search.Attachments.Program, cfg.Passwords.Program = program, program, program
 	srv, err := homeserver.New(ctx, cfg, log)
 	if err != nil {
 		return err

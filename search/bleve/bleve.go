@@ -1,5 +1,7 @@
-// Package bleve keeps the search index in files of this process, with Bleve's scorch segments. Documents come ready as
-// tokens, and queries are answered by intersecting the bitmaps of the segments: exact counts, and only what is shown is read.
+// Package bleve keeps the search index in files, with Bleve's scorch segments. Documents come ready as tokens, and queries are
+// answered by intersecting the bitmaps of the segments: exact counts, and only what is shown is read. What was written last
+// waits in memory and is searched there, so that segments are made of many documents. Index works in this process, Process in
+// one of its own.
 package bleve
 
 import (
@@ -11,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	bleve "github.com/blevesearch/bleve/v2"
 	"github.com/blevesearch/bleve/v2/analysis"
@@ -35,12 +38,15 @@ type Index struct {
 	mu     sync.RWMutex
 	open   bool
 	served string
-	gens   map[string]bleve.Index
+	gens   map[string]*generation
+	stop   context.CancelFunc // of the goroutine that empties memory
+	done   chan struct{}
+	kick   chan struct{} // there is much in memory
 }
 
 // New makes an engine over a folder; nothing is opened before Open.
 func New(dir string, log *slog.Logger) *Index {
-	return &Index{dir: dir, log: log, gens: map[string]bleve.Index{}}
+	return &Index{dir: dir, log: log, gens: map[string]*generation{}, kick: make(chan struct{}, 1)}
 }
 
 // Name is the engine's name.
@@ -81,7 +87,9 @@ func (x *Index) Open(ctx context.Context) error {
 		b, err := bleve.OpenUsing(path, config())
 		switch {
 		case err == nil:
-			x.gens[e.Name()] = b
+			if x.gens[e.Name()], err = newGeneration(b); err != nil {
+				return errors.Join(err, b.Close())
+			}
 		case strings.Contains(err.Error(), "timeout"): // bbolt's lock: another process has it
 			return fmt.Errorf("the search index in %s is in use by another process", path)
 		default:
@@ -96,30 +104,100 @@ func (x *Index) Open(ctx context.Context) error {
 		return fmt.Errorf("read which search index is served: %w", err)
 	}
 	x.served, x.open = strings.TrimSpace(string(name)), true
+	fctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	x.stop, x.done = stop, make(chan struct{})
+	go x.flushing(fctx, x.done)
 	return nil
 }
 
-// Close closes all generations.
+// Close writes what is in memory and closes all generations.
 func (x *Index) Close() error {
+	x.mu.Lock()
+	stop, done := x.stop, x.done
+	x.stop, x.done = nil, nil
+	x.mu.Unlock()
+	if stop != nil {
+		stop()
+		<-done
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var errs []error
-	for name, b := range x.gens {
-		errs = append(errs, b.Close())
+	for name, g := range x.gens {
+		errs = append(errs, g.flush(), closed(g.b))
 		delete(x.gens, name)
 	}
 	x.open, x.served = false, ""
 	return errors.Join(errs...)
 }
 
+// flushing writes what has gathered in memory into segments, until ctx ends.
+func (x *Index) flushing(ctx context.Context, done chan struct{}) {
+	defer close(done)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-x.kick:
+		case <-tick.C:
+		}
+		x.mu.RLock()
+		due := map[string]*generation{}
+		for name, g := range x.gens {
+			if g.due() {
+				due[name] = g
+			}
+		}
+		x.mu.RUnlock()
+		for name := range due {
+			if err := x.flush(name); err != nil && !errors.Is(err, search.ErrGone) {
+				x.log.Warn("the search index cannot be written, trying again", "error", err)
+				select { // a full disk, for one
+				case <-ctx.Done():
+				case <-time.After(5 * time.Second):
+				}
+			}
+		}
+	}
+}
+
+// flush writes what a generation has in memory, and mends it where that fails.
+func (x *Index) flush(name string) error {
+	g, done, err := x.generation(name)
+	if err != nil {
+		return err
+	}
+	b := g.b
+	err = g.flush()
+	done()
+	if err != nil {
+		x.mend(name, b)
+		return fmt.Errorf("write to the search index: %w", err)
+	}
+	return nil
+}
+
+// state is how far a generation is.
+func (x *Index) state(name string) (search.State, error) {
+	g, done, err := x.generation(name)
+	if err != nil {
+		return search.State{}, err
+	}
+	defer done()
+	now, _ := g.states()
+	return now, nil
+}
+
 // generation finds an open generation. done is called when it is not used any more.
-func (x *Index) generation(name string) (b bleve.Index, done func(), err error) {
+func (x *Index) generation(name string) (g *generation, done func(), err error) {
 	x.mu.RLock()
-	if b = x.gens[name]; b == nil {
+	if g = x.gens[name]; g == nil {
 		x.mu.RUnlock()
 		return nil, nil, fmt.Errorf("%s: %w", name, search.ErrGone)
 	}
-	return b, x.mu.RUnlock, nil
+	return g, x.mu.RUnlock, nil
 }
 
 // Generations lists the generations of the folder.
@@ -127,16 +205,12 @@ func (x *Index) Generations(context.Context) ([]search.Generation, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	var out []search.Generation
-	for name, b := range x.gens {
+	for name, g := range x.gens {
 		if _, err := os.Stat(filepath.Join(x.dir, name)); err != nil {
 			continue // the folder was removed under us
 		}
-		raw, err := b.GetInternal([]byte(stateKey))
-		if err != nil {
-			return nil, fmt.Errorf("read the state of the search index: %w", err)
-		}
-		state, _ := search.ParseState(raw)
-		out = append(out, search.Generation{Name: name, Served: name == x.served, State: state})
+		state, kept := g.states()
+		out = append(out, search.Generation{Name: name, Served: name == x.served, State: state, Kept: kept.Pos})
 	}
 	return out, nil
 }
@@ -158,15 +232,20 @@ func (x *Index) Create(_ context.Context, name string, served bool, state search
 	if err := b.SetInternal([]byte(stateKey), state.Marshal()); err != nil {
 		return errors.Join(err, b.Close())
 	}
-	x.gens[name] = b
+	if x.gens[name], err = newGeneration(b); err != nil {
+		return errors.Join(err, b.Close())
+	}
 	if served {
 		return x.serveLocked(name)
 	}
 	return nil
 }
 
-// Serve makes a generation the one that is searched.
+// Serve makes a generation the one that is searched, with all that was written to it on disk.
 func (x *Index) Serve(_ context.Context, name string) error {
+	if err := x.flush(name); err != nil {
+		return err
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.serveLocked(name)
@@ -195,9 +274,9 @@ func (x *Index) Drop(_ context.Context, name string) error {
 }
 
 func (x *Index) dropLocked(name string) error {
-	if b := x.gens[name]; b != nil {
+	if g := x.gens[name]; g != nil {
 		delete(x.gens, name)
-		if err := b.Close(); err != nil {
+		if err := closed(g.b); err != nil {
 			x.log.Warn("close a search index", "error", err)
 		}
 	}
@@ -241,28 +320,40 @@ func flagsOf(d *search.Doc) []string {
 	return append(out, d.Flags...)
 }
 
-func bleveDocument(d *search.Doc) *document.Document {
-	doc := document.NewDocument(d.ID)
-	add := func(name string, options index.FieldIndexingOptions, tokens ...string) {
-		if len(tokens) > 0 {
-			doc.AddField(document.NewTextFieldCustom(name, nil, nil, options, ready(tokens)))
+// fields gives the terms of a document, field by field; valued ones are read back by searches.
+func (x *inRAM) fields(add func(field string, valued bool, terms ...string)) {
+	d := &x.doc
+	add(search.FieldGram, false, x.tokens.Grams...)
+	add(search.FieldWord, false, x.tokens.Words...)
+	add(fieldRoom, true, roomTerm(d.Room))
+	add(fieldSender, true, string(d.Sender))
+	add(fieldKind, true, d.Kind)
+	add(fieldType, false, d.Type)
+	add(fieldFlag, false, flagsOf(d)...)
+	add(fieldDay, true, dayTerm(search.Day(d.TS)))
+	add(fieldOrder, true, x.order)
+}
+
+// bleveDocument is what Bleve makes a document of a segment from.
+func bleveDocument(x *inRAM) *document.Document {
+	doc := document.NewDocument(x.doc.ID)
+	x.fields(func(name string, valued bool, terms ...string) {
+		if len(terms) == 0 {
+			return
 		}
-	}
-	add(search.FieldGram, plainField, d.Tokens.Grams...)
-	add(search.FieldWord, plainField, d.Tokens.Words...)
-	add(fieldRoom, valuedField, roomTerm(d.Room))
-	add(fieldSender, valuedField, string(d.Sender))
-	add(fieldKind, valuedField, d.Kind)
-	add(fieldType, plainField, d.Type)
-	add(fieldFlag, plainField, flagsOf(d)...)
-	add(fieldDay, valuedField, dayTerm(search.Day(d.TS)))
-	add(fieldOrder, valuedField, orderTerm(search.Cursor{TS: d.TS, NID: d.NID}))
+		options := plainField
+		if valued {
+			options = valuedField
+		}
+		doc.AddField(document.NewTextFieldCustom(name, nil, nil, options, ready(terms)))
+	})
 	return doc
 }
 
-// Write puts a batch and the new state into a generation, both or neither, and returns when they are on disk.
+// Write puts a batch and the new state into a generation, both or neither. They are searched at once, and on disk within a
+// minute or two: Generation.Kept tells how far.
 func (x *Index) Write(_ context.Context, name string, in *search.Batch, state search.State) error {
-	b, done, err := x.generation(name)
+	g, done, err := x.generation(name)
 	if err != nil {
 		return err
 	}
@@ -270,23 +361,26 @@ func (x *Index) Write(_ context.Context, name string, in *search.Batch, state se
 		done()
 		return fmt.Errorf("%s: %w", name, search.ErrGone)
 	}
-	batch := b.NewBatch()
-	for _, id := range in.Delete {
-		batch.Delete(id)
-	}
-	for i := range in.Docs {
-		if err := batch.IndexAdvanced(bleveDocument(&in.Docs[i])); err != nil {
-			done()
-			return fmt.Errorf("index %s: %w", in.Docs[i].ID, err)
+	full := g.full()
+	done()
+	if full { // faster than segments can be written: whoever writes waits
+		if err := x.flush(name); err != nil {
+			return err
 		}
 	}
-	batch.SetInternal([]byte(stateKey), state.Marshal())
-	if err := apply(b, batch); err != nil {
-		done()
-		x.mend(name, b)
-		return fmt.Errorf("write to the search index: %w", err)
+	if g, done, err = x.generation(name); err != nil {
+		return err
 	}
-	done()
+	defer done()
+	if err := g.add(in, state); err != nil {
+		return err
+	}
+	if g.due() {
+		select {
+		case x.kick <- struct{}{}:
+		default:
+		}
+	}
 	return nil
 }
 
@@ -301,24 +395,25 @@ func apply(b bleve.Index, batch *bleve.Batch) (err error) {
 	return b.Batch(batch)
 }
 
-// mend closes a generation whose memory may be damaged and opens it again as it is on disk. Where that fails, it is gone, and
-// made anew.
+// mend closes a generation whose memory may be damaged and opens it again as it is on disk; what waits to be written still
+// does. Where that fails, it is gone, and made anew.
 func (x *Index) mend(name string, broken bleve.Index) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.gens[name] != broken {
+	g := x.gens[name]
+	if g == nil || g.b != broken {
 		return // somebody else was quicker
 	}
-	delete(x.gens, name)
 	if err := closed(broken); err != nil {
 		x.log.Warn("close a search index that cannot be written", "error", err)
 	}
 	b, err := bleve.OpenUsing(filepath.Join(x.dir, name), config())
 	if err != nil {
 		x.log.Warn("the search index cannot be opened again", "error", err)
+		delete(x.gens, name)
 		return
 	}
-	x.gens[name] = b
+	g.b = b
 }
 
 func closed(b bleve.Index) (err error) {
@@ -332,15 +427,19 @@ func closed(b bleve.Index) (err error) {
 
 // DeleteRoom removes the documents of a room, some at a time.
 func (x *Index) DeleteRoom(ctx context.Context, name string, room int64) error {
+	if err := x.flush(name); err != nil {
+		return err
+	}
 	for {
 		ids, err := x.idsOf(name, room, 2000)
 		if err != nil || len(ids) == 0 {
 			return err
 		}
-		b, done, err := x.generation(name)
+		g, done, err := x.generation(name)
 		if err != nil {
 			return err
 		}
+		b := g.b
 		batch := b.NewBatch()
 		for _, id := range ids {
 			batch.Delete(id)
@@ -357,20 +456,21 @@ func (x *Index) DeleteRoom(ctx context.Context, name string, room int64) error {
 	}
 }
 
+// idsOf lists documents of a room that are in segments.
 func (x *Index) idsOf(name string, room int64, limit int) ([]string, error) {
-	b, done, err := x.generation(name)
+	g, done, err := x.generation(name)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	snapshot, closeIt, err := snapshotOf(b)
+	snapshot, closeIt, err := snapshotOf(g.b)
 	if err != nil {
 		return nil, err
 	}
 	defer closeIt()
 	var out []string
 	for _, s := range snapshot.Segments() {
-		e := newSegment(s)
+		e := &one{source: newSegment(s)}
 		hits, err := e.find(&search.Query{Rooms: []int64{room}})
 		if err != nil {
 			return nil, err
@@ -387,17 +487,13 @@ func (x *Index) idsOf(name string, room int64, limit int) ([]string, error) {
 }
 
 // Size counts the documents of the served generation and their bytes on disk.
-func (x *Index) Size(context.Context) (docs, bytes int64, err error) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	b := x.gens[x.served]
-	if b == nil {
-		return 0, 0, search.ErrNotServed
-	}
-	n, err := b.DocCount()
+func (x *Index) Size(ctx context.Context) (docs, bytes int64, err error) {
+	all, err := x.Search(ctx, &search.Query{Exact: true})
 	if err != nil {
 		return 0, 0, err
 	}
+	x.mu.RLock()
+	defer x.mu.RUnlock()
 	err = filepath.WalkDir(filepath.Join(x.dir, x.served), func(_ string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return nil // files come and go while segments are merged
@@ -407,7 +503,7 @@ func (x *Index) Size(context.Context) (docs, bytes int64, err error) {
 		}
 		return nil
 	})
-	return int64(n), bytes, err
+	return all.Total, bytes, err
 }
 
 // snapshotOf gives the index as it is now.

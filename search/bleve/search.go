@@ -3,6 +3,7 @@ package bleve
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -61,19 +62,44 @@ func readOrder(s string) search.Cursor {
 func roomTerm(room int64) string { return strconv.FormatInt(room, 10) }
 func dayTerm(day int64) string   { return string(encode(nil, day, 5)) }
 
-// one is one segment of the index for the length of a query.
-type one struct {
+// source is where documents lie: a segment, or memory.
+type source interface {
+	// term gives the documents with a term; the bitmap may be shared and is not to be changed.
+	term(field, term string) (*roaring.Bitmap, error)
+	// terms lists the terms of a field in order, from <= term < to; "" is no bound.
+	terms(field, from, to string) ([]string, error)
+	// value reads the value of a field of one document.
+	value(doc uint32, field string) (string, error)
+	// each gives the values of a field of some documents, in a buffer that is used again.
+	each(docs *roaring.Bitmap, field string, fn func(value []byte)) error
+	id(doc uint32) (string, error)
+	live() *roaring.Bitmap   // all documents, but perhaps for hidden ones; the caller may change it
+	hidden() *roaring.Bitmap // deleted ones, and those of which there is a newer version elsewhere; nil: none
+}
+
+// one is one source for the length of a query.
+type one struct{ source }
+
+// inSegment is a segment for the length of a query.
+type inSegment struct {
 	seg   *scorch.SegmentSnapshot
+	gone  *roaring.Bitmap
 	dicts map[string]segment.TermDictionary
 	state segment.DocVisitState
 }
 
-func newSegment(s *scorch.SegmentSnapshot) *one {
-	return &one{seg: s, dicts: map[string]segment.TermDictionary{}}
+func newSegment(s *scorch.SegmentSnapshot) *inSegment {
+	return &inSegment{seg: s, gone: s.Deleted(), dicts: map[string]segment.TermDictionary{}}
 }
 
-// term gives the documents with a term; the bitmap may be shared and is not to be changed.
-func (o *one) term(field, term string) (*roaring.Bitmap, error) {
+func (o *inSegment) live() *roaring.Bitmap   { return o.seg.DocNumbersLive() }
+func (o *inSegment) hidden() *roaring.Bitmap { return o.gone }
+func (o *inSegment) id(doc uint32) (string, error) {
+	b, err := o.seg.DocID(uint64(doc))
+	return string(b), err
+}
+
+func (o *inSegment) dict(field string) (segment.TermDictionary, error) {
 	d := o.dicts[field]
 	if d == nil {
 		var err error
@@ -81,6 +107,14 @@ func (o *one) term(field, term string) (*roaring.Bitmap, error) {
 			return nil, fmt.Errorf("read the dictionary of %s: %w", field, err)
 		}
 		o.dicts[field] = d
+	}
+	return d, nil
+}
+
+func (o *inSegment) term(field, term string) (*roaring.Bitmap, error) {
+	d, err := o.dict(field)
+	if err != nil {
+		return nil, err
 	}
 	list, err := d.PostingsList([]byte(term), nil, nil)
 	if err != nil {
@@ -108,6 +142,65 @@ func (o *one) term(field, term string) (*roaring.Bitmap, error) {
 	}
 }
 
+func (o *inSegment) terms(field, from, to string) ([]string, error) {
+	d, err := o.dict(field)
+	if err != nil {
+		return nil, err
+	}
+	var start, end []byte
+	if from != "" {
+		start = []byte(from)
+	}
+	if to != "" {
+		end = []byte(to)
+	}
+	var out []string
+	for it := d.AutomatonIterator(nil, start, end); ; {
+		e, err := it.Next()
+		if err != nil {
+			return nil, err
+		}
+		if e == nil {
+			return out, nil
+		}
+		out = append(out, e.Term)
+	}
+}
+
+func (o *inSegment) value(doc uint32, field string) (string, error) {
+	dv, ok := o.seg.Segment().(segment.DocValueVisitable)
+	if !ok {
+		return "", errNoValues
+	}
+	out := ""
+	var err error
+	o.state, err = dv.VisitDocValues(uint64(doc), []string{field}, func(f string, term []byte) {
+		if f == field {
+			out = string(term)
+		}
+	}, o.state)
+	return out, err
+}
+
+func (o *inSegment) each(docs *roaring.Bitmap, field string, fn func(value []byte)) error {
+	dv, ok := o.seg.Segment().(segment.DocValueVisitable)
+	if !ok {
+		return errNoValues
+	}
+	visit := index.DocValueVisitor(func(_ string, term []byte) { fn(term) })
+	var state segment.DocVisitState
+	fields := []string{field}
+	for it := docs.Iterator(); it.HasNext(); {
+		var err error
+		if state, err = dv.VisitDocValues(uint64(it.Next()), fields, visit, state); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errNoValues = errors.New("a segment of the search index has no values")
+
 // anyTerm gives the documents with any of some terms.
 func (o *one) anyTerm(field string, terms []string) (*roaring.Bitmap, error) {
 	list := make([]*roaring.Bitmap, 0, len(terms))
@@ -126,7 +219,7 @@ func (o *one) anyTerm(field string, terms []string) (*roaring.Bitmap, error) {
 // and intersects bitmaps, the smallest first; nil stands for all documents.
 func (o *one) and(list []*roaring.Bitmap) *roaring.Bitmap {
 	if len(list) == 0 {
-		return o.seg.DocNumbersLive()
+		return o.live()
 	}
 	slices.SortFunc(list, func(a, b *roaring.Bitmap) int { return int(a.GetCardinality()) - int(b.GetCardinality()) })
 	out := list[0].Clone()
@@ -149,7 +242,7 @@ func (o *one) expr(x *search.Expr) (*roaring.Bitmap, error) {
 		if err != nil {
 			return nil, err
 		}
-		return roaring.AndNot(o.seg.DocNumbersLive(), b), nil
+		return roaring.AndNot(o.live(), b), nil
 	case x.Any != nil:
 		var list []*roaring.Bitmap
 		for i := range x.Any {
@@ -241,7 +334,7 @@ func (o *one) find(q *search.Query) (*roaring.Bitmap, error) {
 		}
 		out.AndNot(b)
 	}
-	if gone := o.seg.Deleted(); gone != nil {
+	if gone := o.hidden(); gone != nil {
 		out.AndNot(gone)
 	}
 	return out, nil
@@ -263,36 +356,6 @@ func roomTerms(rooms []int64) []string {
 	return out
 }
 
-// allDays lists the segment's days between two, newest first unless asked otherwise.
-func (o *one) allDays(from, to string, oldest bool) ([]string, error) {
-	d, err := o.seg.Segment().Dictionary(fieldDay)
-	if err != nil {
-		return nil, err
-	}
-	var start, end []byte
-	if from != "" {
-		start = []byte(from)
-	}
-	if to != "" {
-		end = []byte(to)
-	}
-	var out []string
-	for it := d.AutomatonIterator(nil, start, end); ; {
-		e, err := it.Next()
-		if err != nil {
-			return nil, err
-		}
-		if e == nil {
-			break
-		}
-		out = append(out, e.Term)
-	}
-	if !oldest {
-		slices.Reverse(out)
-	}
-	return out, nil
-}
-
 // days gives the documents of the days that a stretch of time touches.
 func (o *one) days(from, to int64) (*roaring.Bitmap, error) {
 	first, behind := "", ""
@@ -302,34 +365,18 @@ func (o *one) days(from, to int64) (*roaring.Bitmap, error) {
 	if to > 0 {
 		behind = dayTerm(search.Day(to-1) + 1)
 	}
-	terms, err := o.allDays(first, behind, true)
+	terms, err := o.terms(fieldDay, first, behind)
 	if err != nil {
 		return nil, err
 	}
 	return o.anyTerm(fieldDay, terms)
 }
 
-// value reads the value of a field of one document.
-func (o *one) value(doc uint32, field string) (string, error) {
-	dv, ok := o.seg.Segment().(segment.DocValueVisitable)
-	if !ok {
-		return "", fmt.Errorf("a segment of the search index has no values")
-	}
-	out := ""
-	var err error
-	o.state, err = dv.VisitDocValues(uint64(doc), []string{field}, func(f string, term []byte) {
-		if f == field {
-			out = string(term)
-		}
-	}, o.state)
-	return out, err
-}
-
 // found is a hit before its id is read.
 type found struct {
 	order string
 	doc   uint32
-	seg   *one
+	from  source
 }
 
 // best keeps the first hits in the order of a query; the last of them is on top of the heap.
@@ -373,60 +420,92 @@ const fewHits = 2000
 func (x *Index) Search(ctx context.Context, q *search.Query) (*search.Page, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	b := x.gens[x.served]
-	if b == nil {
+	g := x.gens[x.served]
+	if g == nil {
 		return nil, search.ErrNotServed
 	}
-	snapshot, done, err := snapshotOf(b)
+	a := &answer{q: q, page: &search.Page{}, top: &best{oldest: q.Oldest}, counts: make([]map[string]int64, len(q.Facets))}
+	for i := range a.counts {
+		a.counts[i] = map[string]int64{}
+	}
+	snapshot, masks, done, err := g.look(a.take)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	page := &search.Page{}
-	top := &best{oldest: q.Oldest}
-	counts := make([]map[string]int64, len(q.Facets))
-	for i := range counts {
-		counts[i] = map[string]int64{}
-	}
 	for _, s := range snapshot.Segments() {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		o := newSegment(s)
-		hits, err := o.find(q)
-		if err != nil {
-			return nil, err
-		}
-		if (q.From != 0 || q.To != 0) && !hits.IsEmpty() {
-			if err := o.cut(hits, q.From, q.To); err != nil {
+		for _, m := range masks {
+			gone, err := m.in(s.Segment())
+			if err != nil {
 				return nil, err
 			}
-		}
-		page.Total += int64(hits.GetCardinality())
-		if err := o.collect(hits, q, top); err != nil {
-			return nil, err
-		}
-		for i, f := range q.Facets {
-			if err := o.count(hits, f.Field, counts[i]); err != nil {
-				return nil, err
+			if o.gone == nil {
+				o.gone = gone
+			} else if !gone.IsEmpty() {
+				o.gone = roaring.Or(o.gone, gone)
 			}
+		}
+		if err := a.take(o); err != nil {
+			return nil, err
 		}
 	}
+	return a.finish()
+}
+
+// answer is what a query has found in the sources that were looked through.
+type answer struct {
+	q      *search.Query
+	page   *search.Page
+	top    *best
+	counts []map[string]int64
+}
+
+// take looks through one source.
+func (a *answer) take(s source) error {
+	o := &one{s}
+	hits, err := o.find(a.q)
+	if err != nil || hits.IsEmpty() {
+		return err
+	}
+	if a.q.From != 0 || a.q.To != 0 {
+		if err := o.cut(hits, a.q.From, a.q.To); err != nil {
+			return err
+		}
+	}
+	a.page.Total += int64(hits.GetCardinality())
+	if err := o.collect(hits, a.q, a.top); err != nil {
+		return err
+	}
+	for i, f := range a.q.Facets {
+		if err := o.count(hits, f.Field, a.counts[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish gives the page.
+func (a *answer) finish() (*search.Page, error) {
+	top := a.top
 	sort.Slice(top.list, func(i, j int) bool { return top.before(top.list[i].order, top.list[j].order) })
 	for _, f := range top.list {
-		id, err := f.seg.seg.DocID(uint64(f.doc))
+		id, err := f.from.id(f.doc)
 		if err != nil {
 			return nil, err
 		}
-		page.Hits = append(page.Hits, search.Hit{ID: string(id), Cursor: readOrder(f.order)})
+		a.page.Hits = append(a.page.Hits, search.Hit{ID: id, Cursor: readOrder(f.order)})
 	}
-	if len(q.Facets) > 0 {
-		page.Facets = map[string][]search.Bucket{}
-		for i, f := range q.Facets {
-			page.Facets[f.Field] = buckets(f, counts[i])
+	if len(a.q.Facets) > 0 {
+		a.page.Facets = map[string][]search.Bucket{}
+		for i, f := range a.q.Facets {
+			a.page.Facets[f.Field] = buckets(f, a.counts[i])
 		}
 	}
-	return page, nil
+	return a.page, nil
 }
 
 // cut takes hits away that lie outside of a stretch of time, on its first and last day.
@@ -471,7 +550,7 @@ func (o *one) collect(hits *roaring.Bitmap, q *search.Query, top *best) error {
 				return err
 			}
 			if after == "" || top.before(after, order) {
-				top.take(found{order, doc, o}, q.Limit)
+				top.take(found{order, doc, o.source}, q.Limit)
 			}
 		}
 		return nil
@@ -487,9 +566,12 @@ func (o *one) collect(hits *roaring.Bitmap, q *search.Query, top *best) error {
 			to = dayTerm(day + 1)
 		}
 	}
-	days, err := o.allDays(from, to, q.Oldest)
+	days, err := o.terms(fieldDay, from, to)
 	if err != nil {
 		return err
+	}
+	if !q.Oldest {
+		slices.Reverse(days)
 	}
 	for _, day := range days {
 		if top.Len() == q.Limit {
@@ -514,39 +596,20 @@ func (o *one) count(hits *roaring.Bitmap, field string, counts map[string]int64)
 	if hits.IsEmpty() {
 		return nil
 	}
-	if field == fieldDay || field == fieldKind {
-		d, err := o.seg.Segment().Dictionary(field)
+	if field != fieldDay && field != fieldKind {
+		return o.each(hits, field, func(value []byte) { counts[string(value)]++ })
+	}
+	terms, err := o.terms(field, "", "")
+	if err != nil {
+		return err
+	}
+	for _, t := range terms {
+		b, err := o.term(field, t)
 		if err != nil {
 			return err
 		}
-		for it := d.AutomatonIterator(nil, nil, nil); ; {
-			e, err := it.Next()
-			if err != nil {
-				return err
-			}
-			if e == nil {
-				return nil
-			}
-			b, err := o.term(field, e.Term)
-			if err != nil {
-				return err
-			}
-			if n := hits.AndCardinality(b); n > 0 {
-				counts[e.Term] += int64(n)
-			}
-		}
-	}
-	dv, ok := o.seg.Segment().(segment.DocValueVisitable)
-	if !ok {
-		return fmt.Errorf("a segment of the search index has no values")
-	}
-	visit := index.DocValueVisitor(func(_ string, term []byte) { counts[string(term)]++ })
-	var state segment.DocVisitState
-	fields := []string{field}
-	for it := hits.Iterator(); it.HasNext(); {
-		var err error
-		if state, err = dv.VisitDocValues(uint64(it.Next()), fields, visit, state); err != nil {
-			return err
+		if n := hits.AndCardinality(b); n > 0 {
+			counts[t] += int64(n)
 		}
 	}
 	return nil

@@ -211,6 +211,7 @@ func (x *Index) Generations(ctx context.Context) ([]search.Generation, error) {
 			return nil, err
 		}
 		g.State, _ = search.ParseState(doc.Source.State)
+		g.Kept = g.State.Pos
 		out = append(out, g)
 	}
 	return out, nil
@@ -347,12 +348,13 @@ func (x *Index) Write(ctx context.Context, generation string, b *search.Batch, s
 
 // source is a document as the cluster gets it.
 func source(d *search.Doc) map[string]any {
+	tokens := d.Tokens()
 	flags := make([]string, 0, len(d.Views)+len(d.Flags))
 	for _, v := range d.Views {
 		flags = append(flags, ":"+v)
 	}
 	return map[string]any{
-		search.FieldGram: d.Tokens.Grams, search.FieldWord: d.Tokens.Words, search.FacetRoom: strconv.FormatInt(d.Room, 10),
+		search.FieldGram: tokens.Grams, search.FieldWord: tokens.Words, search.FacetRoom: strconv.FormatInt(d.Room, 10),
 		search.FacetSender: string(d.Sender), search.FacetKind: d.Kind, search.FacetDay: search.Day(d.TS),
 		fieldType: d.Type, fieldFlag: append(flags, d.Flags...), fieldTS: d.TS, fieldNID: d.NID,
 	}

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/moothall/moothall/homeserver/child"
 )
 
 // Runner finds texts in a process of its own, which is this program again, with limits that the system enforces: what breaks
@@ -32,12 +34,15 @@ func Child() {
 	if job == "" {
 		return
 	}
-	os.Exit(child(job))
+	os.Exit(work(job))
 }
+
+// niceness lets readers have what is left over: a file is found a moment later.
+const niceness = 19
 
 const exitNoText = 3 // the file is damaged: there is no use in trying again
 
-func child(job string) int {
+func work(job string) int {
 	kind, rest, _ := strings.Cut(job, " ")
 	memory, err := strconv.ParseInt(rest, 10, 64)
 	if err != nil {
@@ -76,14 +81,16 @@ func (r *Runner) Text(ctx context.Context, kind string, file io.Reader, size int
 		}
 		return Text(kind, b)
 	}
-	cmd := exec.CommandContext(ctx, r.Program)
-	cmd.Env = []string{childEnv + "=" + kind + " " + strconv.FormatInt(r.Memory, 10), "GOTRACEBACK=none"}
+	cmd := child.Command(ctx, r.Program, childEnv+"="+kind+" "+strconv.FormatInt(r.Memory, 10), "GOTRACEBACK=none")
 	cmd.Stdin = io.LimitReader(file, r.MaxSize)
 	out := &bounded{max: MaxText + 1024}
 	cmd.Stdout = out
 	cmd.Dir = "/"
 	cmd.WaitDelay = time.Second
-	err := cmd.Run()
+	err := child.Start(cmd, niceness)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
