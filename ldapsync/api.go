@@ -18,6 +18,7 @@ func (s *Sync) Routes() []web.Route {
 		{Pattern: "GET /_moothall/admin/v1/directory/{directory}/test", Auth: web.Admin, Rate: web.RateSend, Handler: s.getTest},
 		{Pattern: "POST /_moothall/admin/v1/directory/{directory}/sync", Auth: web.Admin, Rate: web.RateSend, Handler: s.postSync},
 		{Pattern: "POST /_moothall/admin/v1/directory/{directory}/confirm", Auth: web.Admin, Rate: web.RateSend, Handler: s.postConfirm},
+		{Pattern: "POST /_moothall/admin/v1/directory/{directory}/relink", Auth: web.Admin, Rate: web.RateSend, Handler: s.postRelink},
 		{Pattern: "GET /_moothall/admin/v1/directory/history/{userId}", Auth: web.Admin, Rate: web.RateRead, Handler: s.getHistory},
 	}
 }
@@ -93,6 +94,22 @@ func (s *Sync) postConfirm(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return web.WriteJSON(w, map[string]string{"run": run})
+}
+
+// postRelink handles POST /_moothall/admin/v1/directory/{directory}/relink: an account is another entry's from now on.
+func (s *Sync) postRelink(w http.ResponseWriter, r *http.Request) error {
+	req, err := web.ReadJSON[struct {
+		User id.UserID `json:"user_id"`
+		Name string    `json:"name"` // by which the directory knows the person
+	}](r)
+	if err != nil {
+		return err
+	}
+	out, err := s.Relink(r.Context(), web.PathParam(r, "directory"), req.User, req.Name, string(web.Requester(r).UserID))
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, out)
 }
 
 // getHistory handles GET /_moothall/admin/v1/directory/history/{userId}.

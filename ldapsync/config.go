@@ -89,7 +89,7 @@ type SyncConfig struct {
 	// Reconcile is the time between complete comparisons where only changes are read otherwise; 24 h if it is 0.
 	Reconcile time.Duration
 	PageSize  int // entries of a search's page; 500 if it is 0
-	Workers   int // accounts that are written at a time; 4 if it is 0
+	Workers   int // accounts that are written at a time; 2 if it is 0
 }
 
 // Safety stops runs that would do too much.
@@ -158,7 +158,7 @@ func (c Config) withDefaults() Config {
 		c.Sync.PageSize = 500
 	}
 	if c.Sync.Workers == 0 {
-		c.Sync.Workers = 4
+		c.Sync.Workers = 2
 	}
 	if c.Safety.MaxShare == 0 {
 		c.Safety.MaxShare = 0.1

@@ -134,6 +134,7 @@ func (w *work) one(ctx context.Context, o *op) error {
 	var user id.UserID
 	var change people.Change
 	var err error
+	began := time.Now()
 	if o.what == opGone || o.what == opDisable {
 		err = w.f.People.Disable(ctx, w.f.source, o.id, o.why)
 		user, change.Disabled = o.user, true
@@ -145,7 +146,11 @@ func (w *work) one(ctx context.Context, o *op) error {
 	if fatal(err) {
 		return fmt.Errorf("%s: %w", o.dn, err)
 	}
-	pause(ctx, yieldFor) // whoever chats comes first: between two accounts there is room for messages
+	// Whoever chats comes first: between two accounts there is as much room for messages as an account takes, so that a server
+	// that is busy is left alone the more. Whoever is to be out is not kept waiting for.
+	if !o.bars() {
+		pause(ctx, min(max(time.Since(began), yieldMin), yieldMax))
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil {
@@ -176,8 +181,11 @@ func (w *work) one(ctx context.Context, o *op) error {
 	return w.keepLocked(ctx, it)
 }
 
-// yieldFor is the pause after each account that is written.
-const yieldFor = 5 * time.Millisecond
+// yieldMin and yieldMax bound the pause after an account that was written.
+const (
+	yieldMin = 4 * time.Millisecond
+	yieldMax = 100 * time.Millisecond
+)
 
 func pause(ctx context.Context, d time.Duration) {
 	select {

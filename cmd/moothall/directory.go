@@ -21,6 +21,7 @@ type directoryCmd struct {
 	Test    directoryTestCmd    `cmd:"" help:"Check connections, searches and the mapping, and show a person as they would be."`
 	Sync    directorySyncCmd    `cmd:"" help:"Ask the running server for a complete comparison, and wait for it."`
 	Confirm directoryConfirmCmd `cmd:"" help:"Let a run go on that was stopped because it would do too much."`
+	Relink  directoryRelinkCmd  `cmd:"" help:"Say that an account is that of another entry, such as one that was made anew in the directory."`
 	History directoryHistoryCmd `cmd:"" help:"List what was done to an account in the name of directories and other sources."`
 }
 
@@ -217,6 +218,24 @@ func (d directoryConfirmCmd) Run(ctx context.Context, c *cli) error {
 			return err
 		}
 		return showRun(ctx, s, directory, run)
+	})
+}
+
+type directoryRelinkCmd struct {
+	User      string `arg:"" help:"Matrix user id, such as @alice:example.org."`
+	Name      string `arg:"" help:"Name by which the directory knows the person now."`
+	Directory string `help:"Id of the directory. Not needed where there is only one." placeholder:"ID"`
+}
+
+// Run is called by kong.
+func (d directoryRelinkCmd) Run(ctx context.Context, c *cli) error {
+	return c.directory(ctx, d.Directory, func(ctx context.Context, s *ldapsync.Sync, directory string) error {
+		r, err := s.Relink(ctx, directory, id.UserID(d.User), d.Name, "the command line")
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s is %s (%s) now; a complete comparison follows\n", r.User, r.DN, r.ID)
+		return nil
 	})
 }
 

@@ -101,6 +101,53 @@ func (p *People) Unlink(ctx context.Context, source, externalID string) error {
 	})
 }
 
+// Relink says that an account is somebody else for a source than it was: what the source calls by another id now. What it said
+// of the account before stays, and it can be used again. Errors: M_NOT_FOUND, M_USER_DEACTIVATED, M_USER_IN_USE where the id is
+// another account's.
+func (p *People) Relink(ctx context.Context, source, externalID string, user id.UserID) error {
+	return p.Store.Write(ctx, func(tx *store.Tx) error {
+		u, found, err := tx.LockUser(user)
+		switch {
+		case err != nil:
+			return err
+		case !found:
+			return mxerr.NotFound("there is no such user on this server")
+		case u.Deactivated:
+			return mxerr.New(http.StatusForbidden, "M_USER_DEACTIVATED", "this account was deactivated for good: the person needs another one")
+		}
+		if e, linked, err := tx.ExternalID(source, externalID); err != nil || linked {
+			if err == nil && e.User != user {
+				err = mxerr.New(http.StatusBadRequest, "M_USER_IN_USE", fmt.Sprintf("this id is linked to %s", e.User))
+			}
+			return err
+		}
+		links, err := tx.ExternalIDs(user)
+		if err != nil {
+			return err
+		}
+		e := store.ExternalID{Source: source, ID: externalID, User: user, Created: p.Clock().UnixMilli(), Active: true}
+		for _, l := range links {
+			if l.Source != source {
+				continue
+			}
+			e.Person = l.Person
+			if _, err := tx.DeleteExternalID(source, l.ID); err != nil {
+				return err
+			}
+			if err := p.note(ctx, tx, act{source: source, externalID: l.ID, user: user, what: "unlinked"}); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.InsertExternalID(e); err != nil {
+			return err
+		}
+		if err := p.note(ctx, tx, act{source: source, externalID: externalID, user: user, what: "linked"}); err != nil {
+			return err
+		}
+		return p.enableIfActive(tx, user)
+	})
+}
+
 // Disable bars the account of a person who is gone: its sessions end softly, its devices and keys stay, its pushers go,
 // and nobody can sign in. Nobody knowing the person is fine.
 func (p *People) Disable(ctx context.Context, source, externalID, reason string) error {
