@@ -17,6 +17,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/hstest"
+	"github.com/moothall/moothall/homeserver/store/storetest"
 )
 
 // partner gives what a variable names; in CI it has to be there.
@@ -125,6 +126,12 @@ func (c *irc) await(t *testing.T, part string) {
 // TestHeisenbridge lets somebody here talk with somebody on IRC through a bridge that nobody here wrote.
 func TestHeisenbridge(t *testing.T) {
 	command, ngircd := partner(t, "MOOTHALL_TEST_HEISENBRIDGE"), partner(t, "MOOTHALL_TEST_NGIRCD")
+	t.Run("sqlite", func(t *testing.T) { testHeisenbridge(t, command, ngircd) })
+	t.Run("postgres", func(t *testing.T) { testHeisenbridge(t, command, ngircd, hstest.Postgres(storetest.Postgres(t))) })
+}
+
+func testHeisenbridge(t *testing.T, command, ngircd string, options ...hstest.Option) {
+	t.Parallel() // each has an IRC server of its own
 	hstestDir := t.TempDir()
 	bridge, port := freePort(t), freePort(t)
 	file := write(t, hstestDir, "irc.yaml", fmt.Sprintf(`id: heisenbridge
@@ -144,7 +151,7 @@ namespaces:
 	if err != nil {
 		t.Fatal(err)
 	}
-	hs := hstest.Start(t, registered(t, string(text)))
+	hs := hstest.Start(t, append(options, registered(t, string(text)))...)
 	alice := hs.User("alice")
 	run(t, ngircd, "-n", "-f", conf)
 	bob := dialIRC(t, port, "bob")

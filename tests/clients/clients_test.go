@@ -50,8 +50,9 @@ func eachServer(t *testing.T, fn func(t *testing.T, homeserver string)) {
 	}
 }
 
-// startServer starts the binary with an empty database and returns the address of a checking proxy before it.
-func startServer(t *testing.T, databaseURL string) string {
+// startServer starts the binary with an empty database, and more lines of configuration, and returns the address of a checking
+// proxy before it.
+func startServer(t *testing.T, databaseURL string, more ...string) string {
 	t.Helper()
 	if other := os.Getenv(serverEnv); other != "" {
 		return startProxy(t, other)
@@ -62,6 +63,7 @@ func startServer(t *testing.T, databaseURL string) string {
 	config := filepath.Join(dir, "moothall.yaml")
 	yaml := fmt.Sprintf("server_name: localhost\npublic_url: %s\ndata_dir: %s\nlisten:\n  - address: 127.0.0.1:%d\n"+
 		"registration:\n  mode: open\nrate_limits:\n  enabled: false\n", proxy, filepath.Join(dir, "data"), port)
+	yaml += strings.Join(more, "")
 	if databaseURL != "" {
 		yaml += fmt.Sprintf("database:\n  url: %q\n", databaseURL)
 	}
