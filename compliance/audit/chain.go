@@ -8,28 +8,37 @@ import (
 	"errors"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/moothall/moothall/homeserver/store"
 )
 
 const (
 	chainEvery = 2 * time.Second
-	chainLease = 15 * time.Second
 	cutEvery   = time.Hour
 	batchSize  = 400 // entries: more would hold SQLite's only writer for too long
 	leafLength = idLength + sha256.Size
 )
 
-// Run takes care of the log until ctx ends, on one process at a time: it chains new entries, exports them, and removes
-// what has been kept for long enough.
+// Run takes care of the log until ctx ends: each process writes the refusals that it has counted, and one at a time chains new
+// entries, exports them, and removes what has been kept for long enough.
 func (l *Log) Run(ctx context.Context) error {
-	owner := newID(l.Clock().UnixMilli())
+	var g errgroup.Group
+	g.Go(func() error { return l.keepRefusals(ctx) })
+	g.Go(func() error { return l.Store.RunLeased(ctx, "audit", l.care) })
+	err := g.Wait()
+	l.end(ctx)
+	return err
+}
+
+// keepRefusals writes what was counted in each span of time.
+func (l *Log) keepRefusals(ctx context.Context) error {
 	tick := time.NewTicker(chainEvery)
 	defer tick.Stop()
-	var renewed, cut, complained time.Time
 	for {
 		select {
 		case <-ctx.Done():
-			return l.end(ctx, owner)
+			return nil
 		case <-tick.C:
 		}
 		if l.refusals.over(l.Clock()) {
@@ -37,21 +46,29 @@ func (l *Log) Run(ctx context.Context) error {
 				l.Logger.Error("refusals cannot be written into the audit log", "error", err)
 			}
 		}
-		// The lease goes by time that passes, not by the clock on the wall.
-		now := time.Now()
-		if now.Sub(renewed) >= chainLease/3 {
-			has, err := l.lease(ctx, owner)
-			if err != nil || !has {
-				l.complain(ctx, &complained, err)
-				continue
-			}
-			renewed = now
+	}
+}
+
+// care is what one process at a time does. The chain's row is made where there is none yet.
+func (l *Log) care(ctx context.Context) error {
+	err := l.Store.Write(ctx, func(tx *store.Tx) error { return tx.InitAuditHead(l.genesis()) })
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(chainEvery)
+	defer tick.Stop()
+	var cut, complained time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
 		}
 		err := l.Chain(ctx)
 		if err == nil {
 			err = l.export(ctx)
 		}
-		if err == nil && now.Sub(cut) >= cutEvery {
+		if now := time.Now(); err == nil && now.Sub(cut) >= cutEvery {
 			cut = now
 			err = l.Cut(ctx)
 		}
@@ -68,31 +85,14 @@ func (l *Log) complain(ctx context.Context, last *time.Time, err error) {
 	l.Logger.Warn("take care of the audit log", "error", err)
 }
 
-// end writes what is still in memory and lets go of the lease.
-func (l *Log) end(ctx context.Context, owner string) error {
+// end writes what is still in memory.
+func (l *Log) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	err := l.flushRefusals(ctx)
-	err = errors.Join(err, l.Chain(ctx), l.Store.Write(ctx, func(tx *store.Tx) error { return tx.DropAuditLease(owner) }))
-	if err != nil {
+	if err := errors.Join(l.flushRefusals(ctx), l.Chain(ctx)); err != nil {
 		l.Logger.Warn("end the care of the audit log", "error", err)
 	}
 	l.exporter.close()
-	return nil
-}
-
-// lease makes the chain's row where there is none yet.
-func (l *Log) lease(ctx context.Context, owner string) (bool, error) {
-	has := false
-	err := l.Store.Write(ctx, func(tx *store.Tx) error {
-		if err := tx.InitAuditHead(l.genesis()); err != nil {
-			return err
-		}
-		var err error
-		has, err = tx.LeaseAudit(owner, chainLease.Milliseconds())
-		return err
-	})
-	return has, err
 }
 
 // genesis is what the first batch of this server is chained to.

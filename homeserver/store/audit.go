@@ -242,20 +242,3 @@ func (tx *Tx) SetAuditExported(number int64) error {
 	_, err := tx.Exec(`UPDATE audit_head SET exported = $1 WHERE id = 1 AND exported < $1`, number)
 	return err
 }
-
-// LeaseAudit takes or keeps the care of the audit log for this process, until some time from now (ms); false while
-// another process has it.
-func (tx *Tx) LeaseAudit(owner string, forMS int64) (bool, error) {
-	now, err := tx.Now()
-	if err != nil {
-		return false, err
-	}
-	n, err := tx.Exec(`UPDATE audit_head SET owner = $1, lease_until = $2 WHERE id = 1 AND (owner = $1 OR lease_until < $3)`, owner, now+forMS, now)
-	return n > 0, err
-}
-
-// DropAuditLease gives the care of the audit log back.
-func (tx *Tx) DropAuditLease(owner string) error {
-	_, err := tx.Exec(`UPDATE audit_head SET lease_until = 0 WHERE id = 1 AND owner = $1`, owner)
-	return err
-}

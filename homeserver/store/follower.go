@@ -2,18 +2,19 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
 
 const (
-	leaseTime     = 15 * time.Second
 	followerChunk = 500
+	// followerPace is the least time between two rounds of a follower that is busy: what came meanwhile is one round.
+	followerPace = 20 * time.Millisecond
+	// followerSave is how far what is stored of a follower's progress may be behind. A crash repeats that moment.
+	followerSave = 200 * time.Millisecond
+	// recentEntries is how many entries a process keeps, so that followers that are not behind need no database.
+	recentEntries = 2000
 )
-
-// errLeaseLost says that another process took a follower over.
-var errLeaseLost = errors.New("the follower's lease was lost")
 
 // Now is the database's clock in milliseconds since 1970: one clock for all processes.
 func (tx *Tx) Now() (int64, error) {
@@ -26,126 +27,148 @@ func (tx *Tx) Now() (int64, error) {
 }
 
 // RunFollower calls fn with the log's entries in order, from where the follower of this name stopped last, on one
-// process at a time, until ctx ends. Progress is stored after fn returns nil; after an error fn gets the same entries
-// again. A new follower begins at the current head.
+// process at a time, until ctx ends. Progress is stored after fn returned nil; after an error, and after a crash, fn gets
+// entries again. A new follower begins at the current head.
 func (s *Store) RunFollower(ctx context.Context, name string, fn func(ctx context.Context, entries []Entry) error) error {
-	wait := time.Duration(0)
-	var trouble trouble
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-		err := s.followLease(ctx, name, fn)
-		if ctx.Err() != nil {
-			return nil
-		}
-		wait = 2 * time.Second
-		if err == nil {
-			trouble.over()
-		} else if !errors.Is(err, errLeaseLost) && trouble.worthALine() {
-			s.log.Warn("follower stopped, trying again", "follower", name, "error", err)
-		}
-	}
+	return s.runLeased(ctx, followers, name, func(ctx context.Context, fence int64) error {
+		f := &follower{s: s, name: name, fence: fence, fn: fn}
+		return f.run(ctx)
+	})
 }
 
-// followLease takes the lease if it is free and works until it is lost.
-func (s *Store) followLease(ctx context.Context, name string, fn func(ctx context.Context, entries []Entry) error) error {
-	pos, fence, ok, err := s.takeLease(ctx, name)
-	if err != nil || !ok {
+// follower is one that works.
+type follower struct {
+	s     *Store
+	name  string
+	fence int64
+	fn    func(ctx context.Context, entries []Entry) error
+
+	pos   int64     // up to where fn has worked
+	saved int64     // what of it is stored
+	at    time.Time // when it was stored
+}
+
+// run works until the lease is lost, fn fails or ctx ends.
+func (f *follower) run(ctx context.Context) error {
+	err := f.s.ReadOne(ctx, func(tx *Tx) error {
+		_, err := tx.Get([]any{&f.pos}, `SELECT pos FROM followers WHERE name = $1`, f.name)
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	defer s.dropLease(context.WithoutCancel(ctx), name, fence)
-	renewed := time.Now()
-	for {
-		if s.Applied() <= pos {
-			wctx, cancel := context.WithTimeout(ctx, leaseTime/3)
-			err := s.WaitApplied(wctx, pos+1)
-			cancel()
-			if ctx.Err() != nil {
-				return nil
+	f.saved, f.at = f.pos, time.Now()
+	defer func() {
+		if f.pos != f.saved {
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			_ = f.save(end) // else what was done since is done again
+		}
+	}()
+	for ctx.Err() == nil {
+		began := time.Now()
+		if f.s.Applied() <= f.pos {
+			if err := f.idle(ctx); err != nil {
+				return err
 			}
-			if err != nil {
-				if err := s.saveFollower(ctx, name, fence, pos); err != nil {
-					return err
-				}
-				renewed = time.Now()
-				continue
+			continue
+		}
+		if err := f.step(ctx); err != nil {
+			return err
+		}
+		if time.Since(f.at) >= followerSave {
+			if err := f.save(ctx); err != nil {
+				return err
 			}
 		}
-		var entries []Entry
-		head := s.Applied()
-		err := s.Read(ctx, func(tx *Tx) error {
+		select {
+		case <-ctx.Done():
+		case <-time.After(followerPace - time.Since(began)):
+		}
+	}
+	return nil
+}
+
+// idle waits for something to do and stores, when nothing comes, what was done.
+func (f *follower) idle(ctx context.Context) error {
+	wait := leaseTime
+	if f.pos != f.saved {
+		wait = followerSave - time.Since(f.at)
+	}
+	wctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	if f.s.WaitApplied(wctx, f.pos+1) == nil || ctx.Err() != nil || f.pos == f.saved {
+		return nil
+	}
+	return f.save(ctx)
+}
+
+// step lets fn do the next entries.
+func (f *follower) step(ctx context.Context) error {
+	head := f.s.Applied()
+	entries, ok := f.s.recentAfter(f.pos, followerChunk)
+	if !ok {
+		err := f.s.ReadOne(ctx, func(tx *Tx) error {
 			var err error
-			entries, err = tx.ReadLog(pos, followerChunk)
+			entries, err = tx.ReadLog(f.pos, followerChunk)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		if len(entries) == 0 {
-			pos = head // a restored backup left positions out
-			continue
-		}
-		if err := fn(ctx, entries); err != nil {
-			return fmt.Errorf("entries %d to %d: %w", entries[0].Pos, entries[len(entries)-1].Pos, err)
-		}
-		pos = entries[len(entries)-1].Pos
-		// progress in memory is at most a moment ahead of what is stored: a crash repeats that moment
-		if len(entries) > 1 || time.Since(renewed) > time.Second || s.Applied() <= pos {
-			if err := s.saveFollower(ctx, name, fence, pos); err != nil {
-				return err
-			}
-			renewed = time.Now()
-		}
 	}
-}
-
-func (s *Store) takeLease(ctx context.Context, name string) (pos, fence int64, ok bool, err error) {
-	err = s.Write(ctx, func(tx *Tx) error {
-		now, err := tx.Now()
-		if err != nil {
-			return err
-		}
-		if _, err := tx.Exec(`INSERT INTO followers (name, pos, owner, fence, lease_until)
-			SELECT $1, pos, '', 0, 0 FROM log_head WHERE id = 1 ON CONFLICT (name) DO NOTHING`, name); err != nil {
-			return err
-		}
-		ok, err = tx.Get([]any{&pos, &fence}, `UPDATE followers SET owner = $2, fence = fence + 1, lease_until = $3
-			WHERE name = $1 AND (owner = $2 OR lease_until < $4) RETURNING pos, fence`, name, s.node, now+leaseTime.Milliseconds(), now)
-		return err
-	})
-	return pos, fence, ok, err
-}
-
-func (s *Store) saveFollower(ctx context.Context, name string, fence, pos int64) error {
-	return s.Write(ctx, func(tx *Tx) error {
-		now, err := tx.Now()
-		if err != nil {
-			return err
-		}
-		n, err := tx.Exec(`UPDATE followers SET pos = $3, lease_until = $4 WHERE name = $1 AND fence = $2`,
-			name, fence, pos, now+leaseTime.Milliseconds())
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return errLeaseLost
-		}
+	if len(entries) == 0 {
+		f.pos = head // a restored backup left positions out
 		return nil
-	})
+	}
+	if err := f.fn(ctx, entries); err != nil {
+		return fmt.Errorf("entries %d to %d: %w", entries[0].Pos, entries[len(entries)-1].Pos, err)
+	}
+	f.pos = entries[len(entries)-1].Pos
+	return nil
 }
 
-// dropLease frees the lease at shutdown, so that another process goes on at once.
-func (s *Store) dropLease(ctx context.Context, name string, fence int64) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	err := s.Write(ctx, func(tx *Tx) error {
-		_, err := tx.Exec(`UPDATE followers SET lease_until = 0 WHERE name = $1 AND fence = $2`, name, fence)
+// save stores the progress, if nobody else has taken the follower over.
+func (f *follower) save(ctx context.Context) error {
+	pos := f.pos
+	err := f.s.Write(ctx, func(tx *Tx) error {
+		n, err := tx.Exec(`UPDATE followers SET pos = $3 WHERE name = $1 AND fence = $2`, f.name, f.fence, pos)
+		if err == nil && n == 0 {
+			err = errLeaseLost
+		}
 		return err
 	})
-	if err != nil {
-		s.log.Warn("give back a follower's lease", "follower", name, "error", err)
+	if err == nil {
+		f.saved, f.at = pos, time.Now()
 	}
+	return err
+}
+
+// keepRecent notes entries that were applied, for the followers of this process; s.mu is held.
+func (s *Store) keepRecent(entries []Entry) {
+	if entries[0].Kind == KindReset {
+		s.recent = s.recent[:0]
+		return
+	}
+	if n := len(s.recent); n > 0 && s.recent[n-1].Pos+1 != entries[0].Pos {
+		s.recent = s.recent[:0]
+	}
+	if len(s.recent)+len(entries) > 2*recentEntries {
+		s.recent = s.recent[:copy(s.recent, s.recent[max(0, len(s.recent)-recentEntries):])]
+	}
+	for _, e := range entries {
+		e.Payload, e.Row = nil, nil
+		s.recent = append(s.recent, e)
+	}
+}
+
+// recentAfter gives up to limit entries after a position, if all of them are at hand.
+func (s *Store) recentAfter(pos int64, limit int) ([]Entry, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.recent) == 0 || s.recent[0].Pos > pos+1 || s.recent[len(s.recent)-1].Pos <= pos {
+		return nil, false
+	}
+	rest := s.recent[pos+1-s.recent[0].Pos:]
+	return append([]Entry(nil), rest[:min(limit, len(rest))]...), true
 }

@@ -9,9 +9,47 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// leaseTime is how long a lease holds that is not renewed.
+const leaseTime = 15 * time.Second
+
+// errLeaseLost says that another process took the work over.
+var errLeaseLost = errors.New("the lease was lost")
+
+// leaseTable holds leases: who does something, until when, and a fencing number that grows with each holder.
+type leaseTable struct{ add, take, renew, drop string }
+
+var (
+	// jobs: one holder at a time, also inside a process.
+	jobs = leaseTable{
+		add: `INSERT INTO leases (name, owner, fence, until) VALUES ($1, '', 0, 0) ON CONFLICT (name) DO NOTHING`,
+		take: `UPDATE leases SET owner = $2, fence = fence + 1, until = $3
+			WHERE name = $1 AND until < $4 RETURNING fence`,
+		renew: `UPDATE leases SET until = $3 WHERE name = $1 AND fence = $2`,
+		drop:  `UPDATE leases SET until = 0 WHERE name = $1 AND fence = $2`,
+	}
+	// followers: a process that could not give its lease back, because the database was away, takes it again at once.
+	followers = leaseTable{
+		add: `INSERT INTO followers (name, pos, owner, fence, lease_until)
+			SELECT $1, pos, '', 0, 0 FROM log_head WHERE id = 1 ON CONFLICT (name) DO NOTHING`,
+		take: `UPDATE followers SET owner = $2, fence = fence + 1, lease_until = $3
+			WHERE name = $1 AND (owner = $2 OR lease_until < $4) RETURNING fence`,
+		renew: `UPDATE followers SET lease_until = $3 WHERE name = $1 AND fence = $2`,
+		drop:  `UPDATE followers SET lease_until = 0 WHERE name = $1 AND fence = $2`,
+	}
+)
+
 // RunLeased runs fn on one process at a time, until ctx ends: fn's context ends when the lease is lost, and fn is called
 // again after it returned. Where another process works, this one waits.
 func (s *Store) RunLeased(ctx context.Context, name string, fn func(ctx context.Context) error) error {
+	return s.runLeased(ctx, jobs, name, func(ctx context.Context, _ int64) error { return fn(ctx) })
+}
+
+// TryLeased runs fn once if no other process holds the lease; false where one does.
+func (s *Store) TryLeased(ctx context.Context, name string, fn func(ctx context.Context) error) (bool, error) {
+	return s.tryLeased(ctx, jobs, name, func(ctx context.Context, _ int64) error { return fn(ctx) })
+}
+
+func (s *Store) runLeased(ctx context.Context, table leaseTable, name string, fn func(ctx context.Context, fence int64) error) error {
 	wait := time.Duration(0)
 	var trouble trouble
 	for {
@@ -20,7 +58,7 @@ func (s *Store) RunLeased(ctx context.Context, name string, fn func(ctx context.
 			return nil
 		case <-time.After(wait):
 		}
-		held, err := s.TryLeased(ctx, name, fn)
+		held, err := s.tryLeased(ctx, table, name, fn)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -34,21 +72,20 @@ func (s *Store) RunLeased(ctx context.Context, name string, fn func(ctx context.
 	}
 }
 
-// TryLeased runs fn once if no other process holds the lease; false where one does.
-func (s *Store) TryLeased(ctx context.Context, name string, fn func(ctx context.Context) error) (bool, error) {
-	fence, ok, err := s.lease(ctx, name)
+func (s *Store) tryLeased(ctx context.Context, table leaseTable, name string, fn func(ctx context.Context, fence int64) error) (bool, error) {
+	fence, ok, err := s.takeLease(ctx, table, name)
 	if err != nil || !ok {
 		return false, err
 	}
-	defer s.unlease(context.WithoutCancel(ctx), name, fence)
+	defer s.dropLease(context.WithoutCancel(ctx), table, name, fence)
 	done := make(chan struct{})
 	g, work := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(done)
-		return fn(work)
+		return fn(work, fence)
 	})
 	g.Go(func() error {
-		tick := time.NewTicker(leaseTime / 5)
+		tick := time.NewTicker(leaseTime / 3)
 		defer tick.Stop()
 		for held := time.Now(); ; {
 			select {
@@ -58,7 +95,7 @@ func (s *Store) TryLeased(ctx context.Context, name string, fn func(ctx context.
 				return nil
 			case <-tick.C:
 			}
-			err := s.renewLease(work, name, fence)
+			err := s.renewLease(work, table, name, fence)
 			switch {
 			case err == nil:
 				held = time.Now()
@@ -70,23 +107,22 @@ func (s *Store) TryLeased(ctx context.Context, name string, fn func(ctx context.
 	return true, g.Wait()
 }
 
-func (s *Store) lease(ctx context.Context, name string) (fence int64, ok bool, err error) {
+func (s *Store) takeLease(ctx context.Context, table leaseTable, name string) (fence int64, ok bool, err error) {
 	err = s.Write(ctx, func(tx *Tx) error {
 		now, err := tx.Now()
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`INSERT INTO leases (name, owner, fence, until) VALUES ($1, '', 0, 0) ON CONFLICT (name) DO NOTHING`, name); err != nil {
+		if _, err := tx.Exec(table.add, name); err != nil {
 			return err
 		}
-		ok, err = tx.Get([]any{&fence}, `UPDATE leases SET owner = $2, fence = fence + 1, until = $3
-			WHERE name = $1 AND until < $4 RETURNING fence`, name, s.node, now+leaseTime.Milliseconds(), now)
+		ok, err = tx.Get([]any{&fence}, table.take, name, s.node, now+leaseTime.Milliseconds(), now)
 		return err
 	})
 	return fence, ok, err
 }
 
-func (s *Store) renewLease(ctx context.Context, name string, fence int64) error {
+func (s *Store) renewLease(ctx context.Context, table leaseTable, name string, fence int64) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseTime/5)
 	defer cancel()
 	return s.Write(ctx, func(tx *Tx) error {
@@ -94,7 +130,7 @@ func (s *Store) renewLease(ctx context.Context, name string, fence int64) error 
 		if err != nil {
 			return err
 		}
-		n, err := tx.Exec(`UPDATE leases SET until = $3 WHERE name = $1 AND fence = $2`, name, fence, now+leaseTime.Milliseconds())
+		n, err := tx.Exec(table.renew, name, fence, now+leaseTime.Milliseconds())
 		if err != nil {
 			return fmt.Errorf("renew the lease of %s: %w", name, err)
 		}
@@ -105,11 +141,12 @@ func (s *Store) renewLease(ctx context.Context, name string, fence int64) error 
 	})
 }
 
-func (s *Store) unlease(ctx context.Context, name string, fence int64) {
+// dropLease frees the lease, so that another process goes on at once.
+func (s *Store) dropLease(ctx context.Context, table leaseTable, name string, fence int64) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	err := s.Write(ctx, func(tx *Tx) error {
-		_, err := tx.Exec(`UPDATE leases SET until = 0 WHERE name = $1 AND fence = $2`, name, fence)
+		_, err := tx.Exec(table.drop, name, fence)
 		return err
 	})
 	if err != nil {

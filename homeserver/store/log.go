@@ -284,6 +284,7 @@ func (s *Store) applyLocked(entries []Entry) {
 	for _, fn := range s.apply {
 		fn(entries)
 	}
+	s.keepRecent(entries)
 	s.moveTo(entries[len(entries)-1].Pos)
 	if len(s.wakers) > 0 {
 		s.toWake = append(s.toWake, entries) // the committer does not wait for readers

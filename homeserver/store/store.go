@@ -44,6 +44,7 @@ type Store struct {
 	hydrate  []func(context.Context, []Entry) error
 	apply    []func([]Entry) // in order; nil until Follow
 	wakers   []func([]Entry)
+	recent   []Entry              // the newest that were applied, without a gap
 	toWake   [][]Entry            // applied, not given to wakers yet
 	wakeKick chan struct{}        // something is in toWake
 	follows  bool                 // Follow runs
