@@ -19,6 +19,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver/page"
 	"github.com/moothall/moothall/homeserver/store"
+	"github.com/moothall/moothall/homeserver/store/storetest"
 	"github.com/moothall/moothall/homeserver/web"
 	"github.com/moothall/moothall/sso/factor"
 )
@@ -38,12 +39,17 @@ type site struct {
 // openSite serves on localhost, where browsers offer passkeys without TLS.
 func openSite(t *testing.T, conf factor.Config) *site {
 	t.Helper()
+	return openSiteOn(t, store.Config{DataDir: t.TempDir()}, conf)
+}
+
+func openSiteOn(t *testing.T, cfg store.Config, conf factor.Config) *site {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &site{t: t, url: fmt.Sprintf("http://localhost:%d", l.Addr().(*net.TCPAddr).Port)}
-	s.fixture = open(t, store.Config{DataDir: t.TempDir()}, conf, nil)
+	s.fixture = open(t, cfg, conf, nil)
 	s.clock.ms.Store(time.Now().UnixMilli())
 	kit, err := page.New(page.Config{ServerName: "example.org", PublicURL: s.url})
 	if err != nil {
@@ -248,7 +254,11 @@ var (
 
 // TestAccountPages goes through the pages of an account.
 func TestAccountPages(t *testing.T) {
-	s := openSite(t, factor.Config{AppPasswords: true})
+	storetest.Each(t, testAccountPages)
+}
+
+func testAccountPages(t *testing.T, cfg store.Config) {
+	s := openSiteOn(t, cfg, factor.Config{AppPasswords: true})
 	v := s.visitor()
 	v.get("/account/factors")
 	v.wants(401)
@@ -328,7 +338,11 @@ func TestAccountPages(t *testing.T) {
 
 // TestForgedForms shows that no form of these pages is taken from elsewhere.
 func TestForgedForms(t *testing.T) {
-	s := openSite(t, factor.Config{})
+	storetest.Each(t, testForgedForms)
+}
+
+func testForgedForms(t *testing.T, cfg store.Config) {
+	s := openSiteOn(t, cfg, factor.Config{})
 	s.sign(alice)
 	s.try(alice, "password", "pwd")
 	v := s.visitor()
@@ -348,11 +362,15 @@ func TestForgedForms(t *testing.T) {
 
 // TestSignInPages signs in with codes, a recovery code, in a remembered browser and in a grace period.
 func TestSignInPages(t *testing.T) {
+	storetest.Each(t, testSignInPages)
+}
+
+func testSignInPages(t *testing.T, cfg store.Config) {
 	rules := []factor.Rule{
 		{Name: "late", Users: []string{"late"}, Require: []string{"any"}, GraceDays: 3},
 		{Name: "all", Require: []string{"any"}, RememberDays: 14},
 	}
-	s := openSite(t, factor.Config{Rules: rules})
+	s := openSiteOn(t, cfg, factor.Config{Rules: rules})
 	v := s.visitor()
 	s.try(alice, "password", "pwd")
 	v.get("/signin/factor")
@@ -437,7 +455,11 @@ func csrfOf(v *visitor) string {
 
 // TestSMSPages shows that an SMS is sent when it is asked for, and not by looking at a page.
 func TestSMSPages(t *testing.T) {
-	s := openSite(t, factor.Config{})
+	storetest.Each(t, testSMSPages)
+}
+
+func testSMSPages(t *testing.T, cfg store.Config) {
+	s := openSiteOn(t, cfg, factor.Config{})
 	e, err := s.BeginEnrol(t.Context(), alice, factor.SMS, "Phone", "13800138000", here)
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,11 @@ import (
 // samlServer registers a server with Keycloak as a SAML service provider by the server's own metadata, as an administrator does.
 func (k *keycloak) samlServer(sign bool, change func(c map[string]any)) (*hstest.Server, string) {
 	k.t.Helper()
+	return k.samlServerWith(sign, false, change)
+}
+
+func (k *keycloak) samlServerWith(sign, encrypted bool, change func(c map[string]any)) (*hstest.Server, string) {
+	k.t.Helper()
 	address := freeAddress(k.t)
 	base := "http://" + address
 	hs := hstest.Start(k.t, func(c *homeserver.Config) {
@@ -24,7 +29,7 @@ func (k *keycloak) samlServer(sign bool, change func(c map[string]any)) (*hstest
 		c.SSO.RedirectsAllowed = []string{"http://app.example/"}
 		c.SSO.Providers = []homeserver.SSOProvider{{
 			ID: "adfs", Type: upstream.TypeSAML, Name: "ADFS", OnLogout: "soft",
-			SAML: upstream.SAML{MetadataURL: k.realm + "/protocol/saml/descriptor", SignRequests: sign, NameIDFormat: "persistent"},
+			SAML: upstream.SAML{MetadataURL: k.realm + "/protocol/saml/descriptor", SignRequests: sign, Encrypted: encrypted, NameIDFormat: "persistent"},
 			Mapping: upstream.Mapping{
 				Localpart: "{{slug .username}}", DisplayName: "{{.givenName}} {{.surname}}", Email: `{{index . "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/emailaddress"}}`,
 				EmailVerified: "true", Groups: "member",
@@ -177,6 +182,15 @@ func TestSAMLKeycloak(t *testing.T) {
 			}
 		})
 	}
+}
+
+func base64Text(t *testing.T, text string) []byte {
+	t.Helper()
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
 }
 
 func cutSignatures(s string) string {
