@@ -40,6 +40,7 @@ type Config struct {
 	TURN         TURN         `yaml:"turn"`
 	RTC          RTC          `yaml:"rtc"`
 	WellKnown    WellKnown    `yaml:"well_known"`
+	Policy       []RoomPolicy `yaml:"policy_servers"`
 	Outgoing     Outgoing     `yaml:"outgoing"`
 	People       People       `yaml:"people"`
 	Notices      Notices      `yaml:"server_notices"`

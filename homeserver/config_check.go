@@ -14,7 +14,7 @@ import (
 // check finds the first value that cannot be.
 func (c *Config) check(d *configReader) error {
 	for _, part := range []func(*configReader) error{
-		c.checkNames, c.checkListen, c.checkDatabase, c.checkAccounts, c.checkAudit, c.checkEmail, c.checkSSO, c.checkFactors, c.checkProviders, c.checkRateLimits, c.checkOutside, c.checkRTC, c.checkGroups, c.checkHR, c.checkHooks, c.checkOA, c.checkAppServices, c.checkSearch, c.checkCompliance, c.checkLog, c.checkDirectories,
+		c.checkNames, c.checkListen, c.checkDatabase, c.checkAccounts, c.checkAudit, c.checkEmail, c.checkSSO, c.checkFactors, c.checkProviders, c.checkRateLimits, c.checkOutside, c.checkRTC, c.checkPolicyServers, c.checkGroups, c.checkHR, c.checkHooks, c.checkOA, c.checkAppServices, c.checkSearch, c.checkCompliance, c.checkLog, c.checkDirectories,
 	} {
 		if err := part(d); err != nil {
 			return err

@@ -68,9 +68,13 @@ type parts struct {
 
 // buildParts builds the features and hands each what it needs of the others.
 func (s *Server) buildParts() error {
+	others, err := s.newFederation()
+	if err != nil {
+		return err
+	}
 	s.rooms = room.New(room.Deps{
 		Store: s.store, ServerName: s.cfg.ServerName, Key: s.key, Logger: s.log, Features: pushFeatures,
-		NewRoom: s.newRoomPolicy, Check: s.sendPolicy,
+		NewRoom: s.newRoomPolicy, Check: s.sendPolicy, Policy: others.Sign,
 	})
 	s.keys = account.NewKeys(account.KeysDeps{Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log})
 	s.data = account.NewData(account.DataDeps{Store: s.store})

@@ -150,6 +150,22 @@ func (e *Event) Sign(serverName string, key SigningKey) (*Event, error) {
 	return e.version.fromCanonical(js, e.id)
 }
 
+// WithSignature returns the event with a signature that somebody else has made, as unpadded base64. It is not checked.
+func (e *Event) WithSignature(server, keyID, signature string) (*Event, error) {
+	sig, err := DecodeBase64(signature)
+	if err != nil {
+		return nil, mxerr.Forbidden("the signature by " + server + " is no base64")
+	}
+	js, err := withSignature(e.json, server, keyID, sig)
+	if err != nil {
+		return nil, err
+	}
+	if len(js) > maxEventSize {
+		return nil, errTooLarge(len(js))
+	}
+	return e.version.fromCanonical(js, e.id)
+}
+
 // VerifySignature checks the signature that a server made with the key keyID. A missing or wrong one is M_FORBIDDEN.
 // Spec: server-server API, "Validating hashes and signatures on received events".
 func (e *Event) VerifySignature(serverName, keyID string, pub ed25519.PublicKey) error {

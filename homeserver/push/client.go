@@ -51,6 +51,9 @@ func NewClient(cfg ClientConfig) (*http.Client, error) {
 	g.next = &http.Transport{
 		Proxy: proxy,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if other, ok := ctx.Value(dialAt{}).(string); ok {
+				addr = other
+			}
 			if ctx.Value(viaProxy{}) != nil {
 				return dialer.DialContext(ctx, network, addr)
 			}
@@ -66,6 +69,15 @@ func NewClient(cfg ClientConfig) (*http.Client, error) {
 		MaxResponseHeaderBytes: 64 << 10,
 	}
 	return &http.Client{Transport: &g, Timeout: cfg.Timeout}, nil
+}
+
+// dialAt marks the context of a request that goes to another address than its URL's.
+type dialAt struct{}
+
+// DialAt makes requests of NewClient's clients connect to this host and port, whatever the URL says; the certificate must be
+// that of the URL's host. It is for servers that are found by SRV records, and does nothing behind a proxy.
+func DialAt(ctx context.Context, address string) context.Context {
+	return context.WithValue(ctx, dialAt{}, address)
 }
 
 // viaProxy marks the context of a request that goes to a proxy.

@@ -32,6 +32,7 @@ type unit struct {
 	bodies   map[int64]*event.Event // state that was read before, by number: the committer needs no database to authorise
 	target   map[id.EventID]*Event  // events that drafts redact
 	features [][]byte               // push features, one for each draft
+	policy   *policyCheck           // nil: the room has no policy server
 
 	ids   []id.EventID
 	err   error
@@ -394,6 +395,7 @@ func repeated(seen map[int64]*unit, u *unit) *unit {
 // buildUnit builds one unit's events.
 func (rs *Rooms) buildUnit(rb *roomBatch, u *unit) error {
 	u.ids = u.ids[:0]
+	u.policy.begin()
 	for i := range u.drafts {
 		e, err := rs.buildEvent(rb, u, i)
 		if err != nil {
@@ -404,7 +406,7 @@ func (rs *Rooms) buildUnit(rb *roomBatch, u *unit) error {
 		rb.owners = append(rb.owners, u)
 		u.ids = append(u.ids, e.ID())
 	}
-	return nil
+	return u.policy.complete()
 }
 
 // buildEvent authorises a draft against the room as it stands in the batch, and makes it an event.
@@ -443,10 +445,12 @@ func (rs *Rooms) buildEvent(rb *roomBatch, u *unit, i int) (*Event, error) {
 	if st.err != nil {
 		return nil, st.err
 	}
+	p.EventID = u.policy.eventID(v, i)
 	pdu, err := v.Build(p, rs.d.ServerName, rs.d.Key)
 	if err != nil {
 		return nil, err
 	}
+	pdu = u.policy.signed(pdu, i)
 	if rb.create != nil && rb.create.roomID == "" {
 		rb.create.roomID = pdu.RoomID()
 	}

@@ -36,6 +36,8 @@ type Deps struct {
 	// with, and a func that is called when the room is there, or nil. Check refuses an event that a policy forbids. nil: no policy.
 	NewRoom func(ctx context.Context, creator id.UserID, drafts []Draft, meta RoomMeta) ([]Draft, func(context.Context, id.RoomID), error)
 	Check   func(ctx context.Context, r *Room, d *Draft) error
+	// Policy asks a room's policy server to sign an event and gives the signatures it answers with. nil: none is asked.
+	Policy func(ctx context.Context, server string, pdu []byte) ([]byte, error)
 }
 
 // Rooms holds the rooms of the server. It is safe for concurrent use.
@@ -49,6 +51,7 @@ type Rooms struct {
 	users map[id.UserID]*User
 
 	queue committerQueue
+	turns sync.Map // room number -> chan struct{}, which holds whose event a policy server looks at
 }
 
 // New makes Rooms. Nothing is written before Run.

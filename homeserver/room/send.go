@@ -104,6 +104,12 @@ func (rs *Rooms) sendAll(ctx context.Context, roomID id.RoomID, drafts []Draft) 
 	if err := rs.prepare(ctx, u); err != nil {
 		return nil, err
 	}
+	if u.policy, err = rs.policyOf(ctx, r); err != nil {
+		return nil, err
+	}
+	if u.policy != nil {
+		return rs.submitSigned(ctx, u)
+	}
 	return rs.submit(ctx, u)
 }
 
