@@ -39,6 +39,8 @@ type Deps struct {
 	Browser func(w http.ResponseWriter, r *http.Request, maxAge time.Duration, factor bool) (user id.UserID, session string, ok bool)
 	// Find asks the search engine; nil: there is no archive, or no engine.
 	Find FindFunc
+	// File opens the file of an archived event.
+	File FileFunc
 	// Words parses a search term. Errors are for people.
 	Words func(term string) (*Words, error)
 	// RoomName is what a room is called now, "" for one that is gone.
@@ -81,6 +83,7 @@ func (c *Console) Routes() []web.Route {
 		c.page("GET "+pathSearch, account.RoleCompliance, c.showSearch),
 		c.form("POST "+pathSearch+"/reason", account.RoleCompliance, c.setReason),
 		c.page("GET "+pathSearch+"/event", account.RoleCompliance, c.showEvent),
+		c.page("GET "+pathSearch+"/file", account.RoleCompliance, c.pageFile),
 		c.form("POST "+pathSearch+"/export", account.RoleCompliance, c.exportPage),
 		// Who had to sign in again on the way to a form comes back here by GET.
 		c.page("GET "+pathSearch+"/reason", account.RoleCompliance, goTo(pathSearch)),
@@ -91,6 +94,7 @@ func (c *Console) Routes() []web.Route {
 		{Pattern: "POST " + pathAPI + "/search", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiSearch)},
 		{Pattern: "POST " + pathAPI + "/export", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiExport)},
 		{Pattern: "GET " + pathAPI + "/events/{eventId}", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiEvent)},
+		{Pattern: "GET " + pathAPI + "/events/{eventId}/file", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiFile)},
 		{Pattern: "GET " + pathAPI + "/audit", Auth: web.NoGuest, Handler: c.api(account.RoleAuditor, c.apiAudit)},
 	}
 }

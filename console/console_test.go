@@ -25,6 +25,8 @@ import (
 	"testing"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
 	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
@@ -185,24 +187,27 @@ func entries(t *testing.T, hs *hstest.Server, action string) []audit.Stored {
 	return out
 }
 
-// each runs a test on every database with the engine inside of the process, and with Elasticsearch.
+// each runs a test on every database with the engine inside of the process, with Elasticsearch and with OpenSearch.
 func each(t *testing.T, fn func(t *testing.T, hs *hstest.Server), options ...hstest.Option) {
 	t.Helper()
 	hstest.Each(t, fn, options...)
-	t.Run("elasticsearch", func(t *testing.T) {
-		at := os.Getenv("MOOTHALL_TEST_ELASTICSEARCH")
-		if at == "" {
-			if os.Getenv("CI") != "" {
-				t.Fatal("MOOTHALL_TEST_ELASTICSEARCH is not set: ./scripts/test starts it")
+	for _, name := range []string{"elasticsearch", "opensearch"} {
+		t.Run(name, func(t *testing.T) {
+			env := "MOOTHALL_TEST_" + strings.ToUpper(name)
+			at := os.Getenv(env)
+			if at == "" {
+				if os.Getenv("CI") != "" {
+					t.Fatalf("%s is not set: ./scripts/test starts %s", env, name)
+				}
+				t.Skipf("%s is not set", env)
 			}
-			t.Skip("MOOTHALL_TEST_ELASTICSEARCH is not set")
-		}
-		prefix := fmt.Sprintf("console-%x", time.Now().UnixNano())
-		t.Cleanup(func() { dropIndices(t, at, prefix) })
-		fn(t, hstest.Start(t, append([]hstest.Option{func(c *homeserver.Config) {
-			c.Search.Elasticsearch.URL, c.Search.Elasticsearch.Prefix = at, prefix
-		}}, options...)...))
-	})
+			prefix := fmt.Sprintf("console-%x", time.Now().UnixNano())
+			t.Cleanup(func() { dropIndices(t, at, prefix) })
+			fn(t, hstest.Start(t, append([]hstest.Option{func(c *homeserver.Config) {
+				c.Search.Elasticsearch.URL, c.Search.Elasticsearch.Prefix = at, prefix
+			}}, options...)...))
+		})
+	}
 }
 
 // dropIndices removes what a test left in the cluster, which refuses wildcards.
@@ -493,6 +498,70 @@ func TestAPI(t *testing.T) {
 	if grown > 100<<20 {
 		t.Errorf("the export took %d bytes more", grown)
 	}
+}
+
+// TestFileOfArchive redacts a message with a file, and deletes the file by the admin API and then the room: users have lost
+// it, the officer gets it, and that is on record.
+func TestFileOfArchive(t *testing.T) {
+	hstest.Each(t, func(t *testing.T, hs *hstest.Server) {
+		alice, olga, boss := hs.User("alice"), role(t, hs, "olga", "compliance"), role(t, hs, "boss", "admin")
+		room := alice.CreateRoom("private_chat")
+		content := "月度报告: the whole of it"
+		req, err := http.NewRequest("POST", hs.URL+"/_matrix/media/v3/upload?filename="+url.QueryEscape("报告 1.txt"), strings.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "text/plain")
+		var up struct {
+			URI string `json:"content_uri"`
+		}
+		alice.Send(t, req).JSON(t, &up)
+		sent := alice.Event(room, "m.room.message", fmt.Sprintf(`{"msgtype":"m.file","body":"报告 1.txt","url":%q}`, up.URI))
+		plain := alice.Text(room, "no file here")
+		alice.Must(t, "PUT", `{}`, "/v3/rooms/%s/redact/%s/%s", room, sent, alice.Txn())
+		_, mediaID, _ := strings.Cut(strings.TrimPrefix(up.URI, "mxc://"), "/")
+		if r := boss.Do(t, "DELETE", "", "/_synapse/admin/v1/media/test/%s", mediaID); r.Status != 200 {
+			t.Fatalf("delete the file: %d %s", r.Status, r.Body)
+		}
+		if r := alice.Do(t, "GET", "", "/v1/media/download/test/%s", mediaID); r.Status != 404 {
+			t.Errorf("a user gets a file that was deleted: %d", r.Status)
+		}
+		const base = "/_moothall/compliance/v1/events/"
+		get := func(who *hstest.Client, event id.EventID, reason string) (int, string) {
+			status, body := call(t, hs, who, "GET", base+url.PathEscape(string(event))+"/file", reason, "")
+			return status, string(body)
+		}
+		status, body := 0, ""
+		for end := time.Now().Add(15 * time.Second); status != 200 && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+			status, body = get(olga, sent, "Case 9/2026") // archived within a moment
+		}
+		if status != 200 || body != content {
+			t.Fatalf("the officer gets %d %q", status, body)
+		}
+		for _, tc := range []struct {
+			who    *hstest.Client
+			event  id.EventID
+			reason string
+			status int
+		}{{alice, sent, "Case 9/2026", 403}, {olga, sent, "", 400}, {olga, plain, "Case 9/2026", 404}, {olga, "$none", "Case 9/2026", 404}} {
+			if status, body := get(tc.who, tc.event, tc.reason); status != tc.status {
+				t.Errorf("%s %s %q: %d %s", tc.who.UserID, tc.event, tc.reason, status, body)
+			}
+		}
+		b := newBrowser(t, hs, olga)
+		b.get("/console/search").submit("/console/search/reason", "reason", "Case 9/2026")
+		b.get("/console/search/event?id="+url.QueryEscape(string(sent))).wants(200, "报告 1.txt")
+		if !strings.Contains(b.page, `href="/console/search/file?id=`) {
+			t.Errorf("no link to the file: %s", b.page)
+		}
+		b.get("/console/search/file?id=" + url.QueryEscape(string(sent)))
+		if b.page != content || !strings.HasPrefix(b.head.Get("Content-Disposition"), "attachment;") || b.head.Get("X-Moothall-SHA256") == "" {
+			t.Errorf("by the page: %d %q %v", b.code, b.page, b.head)
+		}
+		if list := entries(t, hs, "archive.file"); len(list) != 2 || list[0].Reason != "Case 9/2026" || list[0].Target != string(sent) {
+			t.Errorf("on record: %+v", list)
+		}
+	}, archived)
 }
 
 // TestSecondFactor is an officer without one.

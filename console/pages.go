@@ -36,6 +36,7 @@ type hitView struct {
 	Text             []piece
 	Edited, Deleted  bool
 	Membership, This bool
+	Readable         bool // the file lies on this server and is not encrypted
 }
 
 type facetView struct {
@@ -125,6 +126,7 @@ func (c *Console) view(ctx context.Context, h *hit, highlight func(string) [][2]
 	return hitView{
 		Time: h.TS, Room: h.RoomID, RoomName: c.roomName(ctx, h.RoomID), Event: h.EventID, Sender: h.Sender, Type: h.Type, File: h.File,
 		Text: pieces(h.Text, highlight), Edited: h.Edited, Deleted: h.Deleted, Membership: h.Membership != 0,
+		Readable: h.File != "" && h.mxc() != "",
 	}
 }
 

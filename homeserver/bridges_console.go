@@ -3,12 +3,14 @@ package homeserver
 import (
 	"context"
 	"crypto/sha256"
+	"io"
 	"net/http"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/console"
+	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/search"
 	"github.com/moothall/moothall/sso"
 )
@@ -28,9 +30,14 @@ func (s *Server) newConsole() (*console.Console, error) {
 		},
 	}
 	if s.archive != nil && s.search != nil {
-		d.Find, d.Words = s.findArchived, archiveWords
+		d.Find, d.Words, d.File = s.findArchived, archiveWords, s.archivedFile
 	}
 	return console.New(d)
+}
+
+// archivedFile opens a file for an officer.
+func (s *Server) archivedFile(ctx context.Context, origin, mediaID string) (io.ReadCloser, *store.Media, error) {
+	return s.media.OpenArchived(ctx, origin, mediaID)
 }
 
 // roomName is what a room is called, "" where it has no name or is gone.

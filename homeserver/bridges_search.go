@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 
 	"maunium.net/go/mautrix/id"
@@ -115,6 +116,20 @@ func (s *Server) searchUsers(ctx context.Context, q *clientapi.SearchQuery) (*cl
 		out.Next = &clientapi.SearchCursor{Tier: page.Next.Tier, TS: page.Next.TS, NID: page.Next.NID}
 	}
 	return out, nil
+}
+
+// searchMetrics adds how far the index is.
+func (s *Server) searchMetrics() {
+	if s.search == nil {
+		return
+	}
+	s.metrics.gauge("moothall_search_lag_positions", "Positions of the log that are not in the search index yet; NaN while another process keeps the index.",
+		func() float64 {
+			if n := s.search.Lag(); n >= 0 {
+				return float64(n)
+			}
+			return math.NaN()
+		})
 }
 
 // runSearch indexes, or makes sure that the log is not kept for nobody.

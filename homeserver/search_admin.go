@@ -88,8 +88,10 @@ func SearchStatus(ctx context.Context, cfg Config, log *slog.Logger, w io.Writer
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "engine: %s\nrebuilding: %s\n", cfg.Search.engine(), rebuildLine(&b))
-	if err != nil || cfg.Search.engine() != EngineElastic {
+	if _, err = fmt.Fprintf(w, "engine: %s\nrebuilding: %s\n", cfg.Search.engine(), rebuildLine(&b)); err != nil {
+		return err
+	}
+	if err := indexLines(ctx, st, cfg.Search.engine(), w); err != nil || cfg.Search.engine() != EngineElastic {
 		return err
 	}
 	index, err := cfg.Search.Elasticsearch.open()
@@ -101,6 +103,31 @@ func SearchStatus(ctx context.Context, cfg Config, log *slog.Logger, w io.Writer
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "documents: %d\nbytes: %d\n", docs, bytes)
+	_, err = fmt.Fprintf(w, "in the cluster now: %d documents, %d bytes\n", docs, bytes)
+	return err
+}
+
+// indexLines writes what the process that keeps the index has noted.
+func indexLines(ctx context.Context, st *store.Store, engine string, w io.Writer) error {
+	var is store.SearchStatus
+	var head int64
+	found := false
+	err := st.ReadOne(ctx, func(tx *store.Tx) (err error) {
+		is, head, found, err = tx.SearchStatus()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !found || is.Engine != engine {
+		_, err := fmt.Fprintln(w, "index: there is none yet; the server makes it as soon as there is something to find")
+		return err
+	}
+	older := "complete"
+	if is.Scan < is.ScanTo {
+		older = fmt.Sprintf("%d of %d events (%d %%)", is.Scan, is.ScanTo, 100*is.Scan/is.ScanTo)
+	}
+	_, err = fmt.Fprintf(w, "documents: %d\nbytes: %d\nolder events: %s\nbehind the log: %d positions (a server without new messages writes this down late)\nas of: %s\n",
+		is.Docs, is.Bytes, older, max(head-is.Pos, 0), time.UnixMilli(is.Updated).UTC().Format(time.RFC3339))
 	return err
 }

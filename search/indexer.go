@@ -56,6 +56,8 @@ type indexer struct {
 	looked time.Time
 	job    store.SearchRebuild
 	took   int // entries of the last step
+	told   time.Time
+	last   store.SearchStatus // that was told
 }
 
 // follow plans what to write to and follows the log; it returns when something has changed or is wrong.
@@ -241,7 +243,38 @@ func (ix *indexer) look(ctx context.Context) (bool, error) {
 	if job.Requested > 0 && job.Ended == 0 && job.Requested != ix.job.Requested {
 		return false, nil
 	}
+	if err := ix.tell(ctx); err != nil {
+		return false, err
+	}
 	return true, ix.report(ctx, false)
+}
+
+// tellEvery is the time between notes of how far the index is, for those who ask in another process.
+const tellEvery = 10 * time.Second
+
+// tell notes how far the index is, where that has changed.
+func (ix *indexer) tell(ctx context.Context) error {
+	now := store.SearchStatus{Engine: ix.s.d.Index.Name(), Pos: ix.pos, Docs: ix.last.Docs, Bytes: ix.last.Bytes}
+	for _, g := range ix.gens {
+		if g.Served || now.ScanTo == 0 {
+			now.Scan, now.ScanTo = g.State.Scan, g.State.ScanTo
+		}
+	}
+	if now == ix.last || time.Since(ix.told) < tellEvery {
+		return nil
+	}
+	ix.told = time.Now()
+	docs, bytes, err := ix.s.d.Index.Size(ctx)
+	if errors.Is(err, ErrNotServed) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	now.Docs, now.Bytes = docs, bytes
+	ix.last = now
+	now.Updated = ix.told.UnixMilli()
+	return ix.s.d.Store.Write(ctx, func(tx *store.Tx) error { return tx.SaveSearchStatus(now) })
 }
 
 // step indexes what is new and then some of what is old; busy tells that there may be more.

@@ -237,8 +237,12 @@ func (tx *Tx) ProtectMedia(origin, mediaID string, on bool) (bool, error) {
 	return n > 0, err
 }
 
-// DeleteMedia removes files and gives the hashes of their contents, which may still be those of others.
+// DeleteMedia removes files and gives the hashes of their contents, which may still be those of others. Where there is an
+// archive, it keeps them.
 func (tx *Tx) DeleteMedia(origin string, mediaIDs []string) (deleted []string, hashes [][]byte, err error) {
+	if err := tx.archiveMedia(origin, mediaIDs); err != nil {
+		return nil, nil, err
+	}
 	err = tx.Each(`DELETE FROM media WHERE origin = $1 AND media_id IN @text($2) AND usr <> '' RETURNING media_id, sha256`,
 		[]any{origin, mediaIDs}, func(r *Row) error {
 			var mediaID string

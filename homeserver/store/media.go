@@ -112,8 +112,8 @@ func (tx *Tx) DeleteOldPreviews(now, imagesBefore int64, limit int) (hashes [][]
 	return hashes, err
 }
 
-// MediaContentUsed tells whether any file has this content.
+// MediaContentUsed tells whether any file has this content, or had it and is in the archive.
 func (tx *Tx) MediaContentUsed(sha256 []byte) (bool, error) {
 	var one int64
-	return tx.Get([]any{&one}, `SELECT 1 FROM media WHERE sha256 = $1 LIMIT 1`, sha256)
+	return tx.Get([]any{&one}, `SELECT 1 FROM media WHERE sha256 = $1 UNION ALL SELECT 1 FROM archive_media WHERE sha256 = $1 LIMIT 1`, sha256)
 }

@@ -98,7 +98,8 @@ func (tx *Tx) SaveSearchFile(f SearchFile) error {
 // DropSearchFiles forgets the texts of files that are gone, at most limit.
 func (tx *Tx) DropSearchFiles(limit int) (int64, error) {
 	return tx.Exec(`DELETE FROM search_files WHERE media IN (SELECT f.media FROM search_files f
-		WHERE NOT EXISTS (SELECT 1 FROM media m WHERE 'mxc://' || m.origin || '/' || m.media_id = f.media) LIMIT $1)`, limit)
+		WHERE NOT EXISTS (SELECT 1 FROM media m WHERE 'mxc://' || m.origin || '/' || m.media_id = f.media)
+		AND NOT EXISTS (SELECT 1 FROM archive_media a WHERE 'mxc://' || a.origin || '/' || a.media_id = f.media) LIMIT $1)`, limit)
 }
 
 // WantedFile is a file whose text is to be found.
@@ -177,6 +178,33 @@ func (tx *Tx) SaveSearchRebuild(b SearchRebuild) error {
 		done = excluded.done, total = excluded.total, reason = excluded.reason`,
 		b.Requested, b.Began, b.Ended, b.Done, b.Total, b.Reason)
 	return err
+}
+
+// SearchStatus is how far the search index was when the process that keeps it last said so.
+type SearchStatus struct {
+	Engine       string
+	Docs, Bytes  int64
+	Pos          int64 // of the log, up to which all is indexed
+	Scan, ScanTo int64 // of the events that were there before
+	Updated      int64 // ms since 1970
+}
+
+// SaveSearchStatus notes how far the index is.
+func (tx *Tx) SaveSearchStatus(s SearchStatus) error {
+	_, err := tx.Exec(`INSERT INTO search_status (id, engine, docs, bytes, log_pos, scan, scan_to, updated) VALUES (1, $1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT (id) DO UPDATE SET engine = excluded.engine, docs = excluded.docs, bytes = excluded.bytes, log_pos = excluded.log_pos,
+		scan = excluded.scan, scan_to = excluded.scan_to, updated = excluded.updated`, s.Engine, s.Docs, s.Bytes, s.Pos, s.Scan, s.ScanTo, s.Updated)
+	return err
+}
+
+// SearchStatus reads what was noted last, and the log's head; found is false where nothing ever was.
+func (tx *Tx) SearchStatus() (s SearchStatus, head int64, found bool, err error) {
+	if _, err = tx.Get([]any{&head}, `SELECT pos FROM log_head WHERE id = 1`); err != nil {
+		return s, 0, false, err
+	}
+	found, err = tx.Get([]any{&s.Engine, &s.Docs, &s.Bytes, &s.Pos, &s.Scan, &s.ScanTo, &s.Updated},
+		`SELECT engine, docs, bytes, log_pos, scan, scan_to, updated FROM search_status WHERE id = 1`)
+	return s, head, found, err
 }
 
 // CreateBodies reads the m.room.create events of rooms.
