@@ -92,6 +92,7 @@ func (s *Server) build(ctx context.Context) error {
 func (s *Server) buildRoutes() error {
 	s.metrics.gauge("moothall_log_applied_position", "Position of the log up to which this process's memory is.",
 		func() float64 { return float64(s.store.Applied()) })
+	s.searchMetrics()
 	s.metrics.registry.MustRegister(s.directory)
 	s.metrics.registry.MustRegister(s.services)
 	cfg := web.Config{
