@@ -283,7 +283,8 @@ func (s *Services) renderEvent(ctx context.Context, x *Service, e *room.Event, n
 	return s.Rooms.AppendEvent(ctx, nil, rm, e, &room.Reader{User: x.sender, NowMS: now})
 }
 
-// txnID is a transaction's id: the time makes it differ from those before a restore of the database.
+// txnID is a transaction's id: the time, of 13 digits, makes it differ from those before a restore of the database. There are
+// services that take ids for numbers.
 func txnID(t *store.ServiceTxn) string {
-	return strconv.FormatInt(t.Created, 36) + "-" + strconv.FormatInt(t.Txn, 10)
+	return strconv.FormatInt(t.Created, 10) + strconv.FormatInt(t.Txn, 10)
 }

@@ -31,8 +31,8 @@ func TestBackup(t *testing.T) {
 			}
 		}
 		create("1")
-		_, err = p.keys.CreateBackup(ctx, alice, "rot13", []byte(`{}`))
-		wants(t, "unknown algorithm", err, "M_INVALID_PARAM")
+		_, err = p.keys.CreateBackup(ctx, alice, "", []byte(`{}`))
+		wants(t, "no algorithm", err, "M_INVALID_PARAM")
 
 		key := func(session string, index, forwarded int64, verified bool) account.BackupKey {
 			return account.BackupKey{RoomID: "!r:x", SessionID: session, FirstMessageIndex: index, ForwardedCount: forwarded,

@@ -144,11 +144,6 @@ func TestUploadKeys(t *testing.T) {
 		}{
 			{"another user", strings.Replace(good, `"user_id":"@alice`, `"user_id":"@bob`, 1), "M_INVALID_PARAM"},
 			{"another device", deviceKeys(t, alice, "B"), "M_INVALID_PARAM"},
-			{"changed", strings.Replace(good, `"abc"`, `"abd"`, 1), "M_INVALID_SIGNATURE"},
-			{"no signature", `{"user_id":"@alice:example.org","device_id":"A","algorithms":[],"keys":{"ed25519:A":"` + newSigner("x").public + `"},"signatures":{}}`, "M_INVALID_SIGNATURE"},
-			{"short key", `{"user_id":"@alice:example.org","device_id":"A","algorithms":[],"keys":{"ed25519:A":"AAAA"},"signatures":{}}`, "M_INVALID_SIGNATURE"},
-			{"no base64", `{"user_id":"@alice:example.org","device_id":"A","algorithms":[],"keys":{"ed25519:A":"!"},"signatures":{}}`, "M_INVALID_SIGNATURE"},
-			{"no ed25519 key", `{"user_id":"@alice:example.org","device_id":"A","algorithms":[],"keys":{},"signatures":{}}`, "M_INVALID_PARAM"},
 			{"nothing", `{}`, "M_BAD_JSON"},
 			{"string", `"x"`, "M_BAD_JSON"},
 			{"float", strings.Replace(good, `"user_id"`, `"x":1.5,"user_id"`, 1), "M_BAD_JSON"},
@@ -159,6 +154,10 @@ func TestUploadKeys(t *testing.T) {
 		if changed, err := p.keys.DeviceListChangedSince(t.Context(), alice, 0, 1<<60); err != nil || len(changed) != 0 {
 			t.Errorf("changed %v %v", changed, err)
 		}
+		// Clients judge signatures: keys of a kind that the server does not know are kept too.
+		unknown := `{"algorithms":["m.future"],"device_id":"A","keys":{"ed448:A":"AAAA"},"signatures":{"@alice:example.org":{"ed448:A":"BBBB"}},"user_id":"@alice:example.org"}`
+		_, err := p.keys.Upload(t.Context(), alice, "A", account.KeyUpload{DeviceKeys: jsontext.Value(unknown)})
+		wants(t, "another kind of key", err, "")
 		p.uploadDevice(t, alice, "A")
 		pos := p.store.Applied()
 		p.uploadDevice(t, alice, "A") // the same again says nothing new
@@ -166,7 +165,7 @@ func TestUploadKeys(t *testing.T) {
 			t.Error("the same keys were announced again")
 		}
 		withUnsigned := strings.Replace(good, `"user_id"`, `"unsigned":{"x":1},"user_id"`, 1)
-		_, err := p.keys.Upload(t.Context(), alice, "A", account.KeyUpload{DeviceKeys: jsontext.Value(withUnsigned)})
+		_, err = p.keys.Upload(t.Context(), alice, "A", account.KeyUpload{DeviceKeys: jsontext.Value(withUnsigned)})
 		wants(t, "unsigned", err, "")
 		got, err := p.keys.Query(t.Context(), bob, map[id.UserID][]id.DeviceID{alice: nil})
 		wants(t, "query", err, "")
@@ -327,7 +326,7 @@ func TestCrossSigning(t *testing.T) {
 		if p.store.Applied() != pos {
 			t.Error("the same keys were announced again")
 		}
-		needsApproval("other keys without the master", account.CrossSigningUpload{SelfSigning: all.SelfSigning})
+		upload("another of the same without the master", account.CrossSigningUpload{SelfSigning: all.SelfSigning}, false, "")
 		// a device that is named like a key
 		_, _, err := p.accounts.SignIn(ctx, alice, account.SignIn{Device: id.DeviceID(m.public)})
 		wants(t, "a device named like a key", err, "M_FORBIDDEN")

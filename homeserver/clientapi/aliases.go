@@ -83,6 +83,10 @@ func (a *API) putAlias(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	rm, err := a.memberOf(ctx, *req.RoomID, who.UserID)
+	if who.AppService != "" && mxerr.Is(err, "M_FORBIDDEN") {
+		// Services name rooms of users whom they act for, without being in them.
+		rm, err = a.Rooms.Room(ctx, *req.RoomID)
+	}
 	if err != nil {
 		return err
 	}

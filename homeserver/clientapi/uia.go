@@ -144,10 +144,7 @@ func (a *API) challenge(ctx context.Context, s account.UIA, flows []uiaFlow, ref
 		e = mxerr.New(http.StatusUnauthorized, refused.Code, refused.Message)
 	}
 	e = e.With("flows", flows).With("params", a.stageParams(flows, s.ID)).With("session", s.ID)
-	if len(s.Completed) > 0 {
-		e = e.With("completed", s.Completed)
-	}
-	return e
+	return e.With("completed", append([]string{}, s.Completed...))
 }
 
 var (

@@ -41,6 +41,19 @@ func (p *Push) getGlobal(w http.ResponseWriter, r *http.Request) error {
 	return writeStrict(w, rs)
 }
 
+// getKind handles GET /_matrix/client/v3/pushrules/global/{kind}/, which older clients call.
+func (p *Push) getKind(w http.ResponseWriter, r *http.Request) error {
+	kind, err := ParseKind(web.PathParam(r, "kind"))
+	if err != nil {
+		return err
+	}
+	rs, err := p.ruleset(r)
+	if err != nil {
+		return err
+	}
+	return writeStrict(w, rs.Of(kind))
+}
+
 // writeStrict renders rules, whose marshalers keep conditions as they were sent.
 func writeStrict(w http.ResponseWriter, v any) error {
 	b, err := json.Marshal(v)
@@ -54,7 +67,7 @@ func writeStrict(w http.ResponseWriter, v any) error {
 func (p *Push) findRule(r *http.Request) (*Rule, error) {
 	kind, err := ParseKind(web.PathParam(r, "kind"))
 	if err != nil {
-		return nil, err
+		return nil, errNoRule() // Spec: 404 is the one error of looking at a rule
 	}
 	rs, err := p.ruleset(r)
 	if err != nil {
