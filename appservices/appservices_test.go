@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -555,6 +556,82 @@ func TestFaults(t *testing.T) {
 		}
 		alice.On(hs).Must(t, "PUT", `{"msgtype":"m.text","body":"8"}`, "/v3/rooms/%s/send/m.room.message/after", room)
 		good.awaitBodies(t, append(want, "8")...)
+	})
+}
+
+// TestOneNamespace: two services may share a namespace that neither claims for itself; both hear and act. Two that claim one do not
+// even start (TestRegistrations).
+func TestOneNamespace(t *testing.T) {
+	const shared = "namespaces:\n  users: [{exclusive: false, regex: \"@both_.*:test\"}]\n"
+	var one, two *service
+	start := func(t *testing.T) []hstest.Option {
+		one, two = newService(t, "one"), newService(t, "two")
+		return []hstest.Option{registered(t, one.registration(shared), two.registration(shared))}
+	}
+	each(t, start, func(t *testing.T, hs *hstest.Server) {
+		alice := hs.User("alice")
+		room := alice.CreateRoom("public_chat")
+		one.register(t, hs, "both_ann").must(t, "POST", "/v3/join/"+url.PathEscape(string(room)), "{}")
+		alice.Text(room, "to both")
+		two.as(hs, "@both_ann:test").must(t, "PUT", "/v3/rooms/"+url.PathEscape(string(room))+"/send/m.room.message/1", `{"msgtype":"m.text","body":"from the other"}`)
+		one.awaitBodies(t, "to both", "from the other")
+		two.awaitBodies(t, "to both", "from the other")
+	})
+}
+
+// TestLongAway: what a service misses while it is away piles up for it, is seen in the metrics, and comes in order when it is back,
+// by hundreds.
+func TestLongAway(t *testing.T) {
+	var away *service
+	start := func(t *testing.T) []hstest.Option {
+		away = newService(t, "away")
+		return []hstest.Option{registered(t, away.registration(away.namespaces())), func(c *homeserver.Config) {
+			c.Listen[0].Serve = []string{homeserver.ServeClient, homeserver.ServeMetrics}
+		}}
+	}
+	each(t, start, func(t *testing.T, hs *hstest.Server) {
+		alice := hs.User("alice")
+		room := alice.CreateRoom("public_chat")
+		away.register(t, hs, "away_ann").must(t, "POST", "/v3/join/"+url.PathEscape(string(room)), "{}")
+		await(t, "the joining", func() bool { return len(away.told("events")) > 0 })
+		away.status.Store(503)
+		var want []string
+		for i := range 250 {
+			want = append(want, fmt.Sprint(i))
+			alice.Text(room, want[i])
+		}
+		gauge := func(name string) float64 {
+			resp, err := http.Get(hs.URL + "/metrics")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = resp.Body.Close() }()
+			b, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, rest, _ := strings.Cut(string(b), "\nmoothall_appservice_"+name+`{appservice="away"} `)
+			line, _, _ := strings.Cut(rest, "\n")
+			v, err := strconv.ParseFloat(line, 64)
+			if err != nil {
+				t.Fatalf("the metric %s is %q", name, line)
+			}
+			return v
+		}
+		await(t, "the backlog in the metrics", func() bool {
+			return gauge("backlog") == 250 && gauge("backlog_transactions") > 0 && gauge("failures") > 0
+		})
+		away.status.Store(0)
+		away.ping(t, hs)
+		away.awaitBodies(t, want...)
+		away.mu.Lock()
+		for _, x := range away.txns {
+			if n := strings.Count(messages(t, x.body), " "); n >= 100 {
+				t.Errorf("a transaction has %d events", n+1)
+			}
+		}
+		away.mu.Unlock()
+		await(t, "no backlog", func() bool { return gauge("backlog") == 0 && gauge("failures") == 0 })
 	})
 }
 

@@ -1,9 +1,14 @@
 package homeserver
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/appservices/hooks"
+	"github.com/moothall/moothall/homeserver/mxerr"
 )
 
 // Hooks is about the addresses that systems post messages to, and those that events go out to.
@@ -13,6 +18,39 @@ type Hooks struct {
 	MaxAttachmentSize Size     `yaml:"max_attachment_size"`
 	GiveUpAfter       Duration `yaml:"give_up_after"`
 	AllowNetworks     []string `yaml:"allow_networks"`
+
+	Subscriptions []HookSubscription `yaml:"subscriptions"`
+}
+
+// HookSubscription is an endpoint that events go out to.
+type HookSubscription struct {
+	Name       string   `yaml:"name"`
+	URL        string   `yaml:"url"`
+	Secret     Secret   `yaml:"secret"`
+	SecretFile string   `yaml:"secret_file"`
+	Rooms      []string `yaml:"rooms"`
+	Types      []string `yaml:"types"`
+	Senders    []string `yaml:"senders"`
+	NotSenders []string `yaml:"not_senders"`
+}
+
+// subscriptions are those of the configuration.
+func (h *Hooks) subscriptions() (out []hooks.NewSubscription) {
+	for _, s := range h.Subscriptions {
+		n := hooks.NewSubscription{Name: s.Name, URL: s.URL, Secret: string(s.Secret)}
+		n.Types = s.Types
+		for _, r := range s.Rooms {
+			n.Rooms = append(n.Rooms, id.RoomID(r))
+		}
+		for _, u := range s.Senders {
+			n.Senders = append(n.Senders, id.UserID(u))
+		}
+		for _, u := range s.NotSenders {
+			n.NotSenders = append(n.NotSenders, id.UserID(u))
+		}
+		out = append(out, n)
+	}
+	return out
 }
 
 func defaultHooks() Hooks {
@@ -23,6 +61,7 @@ func defaultHooks() Hooks {
 func (c *Config) HooksConfig() hooks.Config {
 	return hooks.Config{
 		BotPrefix: c.Hooks.BotPrefix, PerMinute: c.Hooks.PerMinute, MaxAttachment: int64(c.Hooks.MaxAttachmentSize), GiveUp: c.Hooks.GiveUpAfter.Std(),
+		Subscriptions: c.Hooks.subscriptions(),
 	}
 }
 
@@ -49,6 +88,18 @@ func (c *Config) checkHooks(d *configReader) error {
 	}
 	if _, err := c.hookNetworks(); err != nil {
 		return d.complain("hooks.allow_networks", "%v", err)
+	}
+	seen := map[string]bool{}
+	for i, n := range c.Hooks.subscriptions() {
+		path := index("hooks.subscriptions", i)
+		if seen[n.Name] {
+			return d.complain(path+".name", "is %q; another subscription has that name", n.Name)
+		}
+		seen[n.Name] = true
+		if e := mxerr.As(n.Check()); e != nil {
+			field, _, _ := strings.Cut(strings.TrimPrefix(fmt.Sprint(e.Extra["path"]), "/"), "/")
+			return d.complain(path+"."+field, "is wrong: %s", e.Message)
+		}
 	}
 	return nil
 }

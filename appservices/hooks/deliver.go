@@ -97,7 +97,13 @@ func Subscribe(ctx context.Context, s *store.Store, n NewSubscription, creator i
 func Unsubscribe(ctx context.Context, s *store.Store, name string) (bool, error) {
 	found := false
 	err := s.Write(ctx, func(tx *store.Tx) error {
-		var err error
+		list, err := tx.HookSubscriptions(false)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(list, func(s store.HookSubscription) bool { return s.ID == name && s.Config }) {
+			return errConfigured(name)
+		}
 		if found, err = tx.DeleteHookSubscription(name); err != nil || !found {
 			return err
 		}

@@ -26,6 +26,7 @@ type Config struct {
 	PerMinute     int           // posts of a hook that names no number of its own
 	MaxAttachment int64         // bytes of one attachment
 	GiveUp        time.Duration // how long an endpoint may be out of order before events for it are laid aside
+	Subscriptions []NewSubscription
 }
 
 // File is a file that was kept.
@@ -87,6 +88,7 @@ func (h *Hooks) now() int64 { return h.d.Clock().UnixMilli() }
 func (h *Hooks) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	ctx = audit.WithSource(ctx, audit.Source{Kind: audit.KindSystem})
+	h.keepConfigured(ctx)
 	g.Go(func() error { return h.d.Store.RunFollower(ctx, "hooks", h.queue) })
 	g.Go(func() error { return h.d.Store.RunLeased(ctx, "hooks", h.deliverAll) })
 	return g.Wait()

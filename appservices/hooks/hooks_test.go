@@ -466,6 +466,43 @@ func TestSubscriptions(t *testing.T) {
 	})
 }
 
+// TestConfigured delivers to an endpoint that stands in the configuration, as long as it stands there.
+func TestConfigured(t *testing.T) {
+	e := &endpoint{status: 200, secret: "whsec_" + base64.StdEncoding.EncodeToString([]byte("0123456789abcdef01234567"))}
+	srv := httptest.NewServer(e)
+	t.Cleanup(srv.Close)
+	const admin1 = "/_moothall/admin/v1/hooks/subscriptions"
+	hstest.Each(t, func(t *testing.T, hs *hstest.Server) {
+		e.mu.Lock()
+		e.bodies = nil
+		e.mu.Unlock()
+		boss := admin(t, hs)
+		room := boss.CreateRoom("private_chat")
+		if r := boss.Do(t, "POST", `{"name":"other","url":"https://example.org/"}`, admin1); r.Status != 201 {
+			t.Fatalf("subscribe: %d %s", r.Status, r.Body)
+		}
+		eventually(t, "the subscription is there", func() bool { return strings.Contains(string(boss.Do(t, "GET", "", admin1).Body), `"name":"crm"`) })
+		boss.Text(room, "one")
+		eventually(t, "it is delivered", func() bool { return slices.Equal(e.got(), []string{"one"}) })
+		if r := boss.Do(t, "DELETE", "", admin1+"/crm"); r.Status != 409 || !strings.Contains(string(r.Body), "configuration") {
+			t.Errorf("it is deleted: %d %s", r.Status, r.Body)
+		}
+		hs.Stop()
+		hs.Config.Hooks.Subscriptions = nil
+		hs = hstest.StartWith(t, hs.Config)
+		boss = boss.On(hs)
+		eventually(t, "it is gone", func() bool { return !strings.Contains(string(boss.Do(t, "GET", "", admin1).Body), `"name":"crm"`) })
+		if list := string(boss.Do(t, "GET", "", admin1).Body); !strings.Contains(list, `"name":"other"`) {
+			t.Errorf("what was made by the API went too: %s", list)
+		}
+		if e.wrong != 0 {
+			t.Errorf("%d requests were not signed rightly", e.wrong)
+		}
+	}, func(c *homeserver.Config) {
+		c.Hooks.Subscriptions = []homeserver.HookSubscription{{Name: "crm", URL: srv.URL, Secret: homeserver.Secret(e.secret), Types: []string{"m.room.message"}}}
+	})
+}
+
 // TestTwoNodes posts to two processes at once.
 func TestTwoNodes(t *testing.T) {
 	db := hstest.Postgres(storetest.Postgres(t))

@@ -394,29 +394,25 @@ func (o *OA) bulk(w http.ResponseWriter, r *http.Request, s *system, body []byte
 // insertAll stores tasks with one entry in the audit log.
 func (o *OA) insertAll(ctx context.Context, s *system, rows []store.OATask) (out bulkAnswer, err error) {
 	err = o.d.Store.Write(ctx, func(tx *store.Tx) error {
-		out = bulkAnswer{}
 		last, err := tx.NumberOATasks(len(rows))
 		if err != nil {
 			return err
 		}
 		now := o.now()
-		for i := range rows {
-			row := rows[i] // a transaction may run again
-			t, err := readTask(row)
+		list := slices.Clone(rows) // a transaction may run again
+		for i := range list {
+			row := &list[i]
+			t, err := readTask(*row)
 			if err != nil {
 				return err
 			}
-			row.NID, row.Created, row.RemindAt = last-int64(len(rows)-1-i), now, remindAt(o.template(t), now)
-			isNew, err := tx.InsertOATask(&row)
-			if err != nil {
-				return err
-			}
-			if isNew {
-				out.Created++
-			} else {
-				out.Known++
-			}
+			row.NID, row.Created, row.RemindAt = last-int64(len(list)-1-i), now, remindAt(o.template(t), now)
 		}
+		added, err := tx.InsertOATasks(list)
+		if err != nil {
+			return err
+		}
+		out = bulkAnswer{Created: int(added), Known: len(list) - int(added)}
 		return audit.Append(ctx, tx, audit.Entry{Action: "oa.created", Target: shortID(last), Details: map[string]any{
 			"system": s.ID, "from": shortID(last - int64(len(rows)) + 1), "to": shortID(last), "created": out.Created,
 		}})

@@ -651,7 +651,16 @@ func TestManyOpen(t *testing.T) {
 			for j := range 1000 {
 				tasks = append(tasks, fmt.Sprintf(`{"id":"m%d","title":"Approval number %d","assignee":"bob","applicant_name":"Ann","amount":{"value":"%d.00","currency":"CNY"}}`, i*1000+j, i*1000+j, j))
 			}
-			must(t, hs, "POST", "/bulk", `{"tasks":[`+strings.Join(tasks, ",")+`]}`)
+			if out := must(t, hs, "POST", "/bulk", `{"tasks":[`+strings.Join(tasks, ",")+`]}`); out["created"] != 1000.0 {
+				t.Fatalf("made %v", out)
+			}
+			if i == 0 { // the same again, and one more
+				tasks[0] = `{"id":"one-more","title":"One more","assignee":"` + hs.User("ann").UserID.Localpart() + `"}`
+				if out := must(t, hs, "POST", "/bulk", `{"tasks":[`+strings.Join(tasks, ",")+`]}`); out["created"] != 1.0 || out["known"] != 999.0 {
+					t.Fatalf("made again %v", out)
+				}
+				must(t, hs, "POST", "/tasks/one-more/withdraw", "")
+			}
 		}
 		t.Logf("created in %v", time.Since(began))
 		out := must(t, hs, "GET", "/tasks?status=open&limit=10000", "")
@@ -659,7 +668,7 @@ func TestManyOpen(t *testing.T) {
 			t.Fatalf("%d tasks, next %v", n, out["next"])
 		}
 		if os.Getenv("MOOTHALL_MEASURE") != "" { // on a machine that does nothing else
-			for end := time.Now().Add(3 * time.Minute); !strings.Contains(fmt.Sprint(messages(bob)), "#A11000") && time.Now().Before(end); {
+			for end := time.Now().Add(3 * time.Minute); !strings.Contains(fmt.Sprint(messages(bob)), "#A12000") && time.Now().Before(end); {
 				time.Sleep(time.Second)
 			}
 		}

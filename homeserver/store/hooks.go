@@ -151,6 +151,7 @@ type HookSubscription struct {
 	Creator      id.UserID
 	Created      int64 // ms
 	Paused       bool
+	Config       bool  // it stands in the configuration
 	FailingSince int64 // ms; 0: it works
 	Failures     int64 // in a row
 	NextAt       int64 // ms: nothing is tried before
@@ -163,10 +164,10 @@ type HookSubscription struct {
 // HookSubscriptions lists the subscriptions, with the lengths of their queues where counted.
 func (tx *Tx) HookSubscriptions(counted bool) ([]HookSubscription, error) {
 	var out []HookSubscription
-	err := tx.Each(`SELECT id, url, secret, filter, creator, created, paused, failing_since, failures, next_at, last_error, delivered
+	err := tx.Each(`SELECT id, url, secret, filter, creator, created, paused, config, failing_since, failures, next_at, last_error, delivered
 		FROM hook_subscriptions ORDER BY id`, nil, func(r *Row) error {
 		var s HookSubscription
-		err := r.Scan(&s.ID, &s.URL, &s.Secret, &s.Filter, &s.Creator, &s.Created, &s.Paused, &s.FailingSince, &s.Failures, &s.NextAt, &s.LastError, &s.Delivered)
+		err := r.Scan(&s.ID, &s.URL, &s.Secret, &s.Filter, &s.Creator, &s.Created, &s.Paused, &s.Config, &s.FailingSince, &s.Failures, &s.NextAt, &s.LastError, &s.Delivered)
 		out = append(out, s)
 		return err
 	})
@@ -188,6 +189,14 @@ func (tx *Tx) InsertHookSubscription(s HookSubscription) (bool, error) {
 	n, err := tx.Exec(`INSERT INTO hook_subscriptions (id, url, secret, filter, creator, created) VALUES ($1, $2, $3, $4, $5, $6)
 		ON CONFLICT DO NOTHING`, s.ID, s.URL, s.Secret, s.Filter, s.Creator, s.Created)
 	return n > 0, err
+}
+
+// PutConfiguredSubscription writes a subscription that stands in the configuration. What waits for it goes on waiting.
+func (tx *Tx) PutConfiguredSubscription(s HookSubscription) error {
+	_, err := tx.Exec(`INSERT INTO hook_subscriptions (id, url, secret, filter, creator, created, config) VALUES ($1, $2, $3, $4, '', $5, 1)
+		ON CONFLICT (id) DO UPDATE SET url = $2, secret = $3, filter = $4, config = 1, next_at = 0, failures = 0, failing_since = 0`,
+		s.ID, s.URL, s.Secret, s.Filter, s.Created)
+	return err
 }
 
 // DeleteHookSubscription removes a subscription and what waits for it; false means that there is none.

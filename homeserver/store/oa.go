@@ -107,6 +107,29 @@ func (tx *Tx) InsertOATask(t *OATask) (bool, error) {
 	return n > 0, nil
 }
 
+var oaTaskCols = []Col{
+	{"nid", Int}, {"system", Text}, {"external_id", Text}, {"version", Int}, {"rev", Int}, {"status", Text}, {"assignee", Text}, {"applicant", Text},
+	{"low_risk", Int}, {"step_up", Int}, {"polled", Int}, {"brief", Bytes}, {"doc", Bytes}, {"created", Int}, {"updated", Int}, {"card_due", Int}, {"remind_at", Int},
+}
+
+// InsertOATasks adds open approvals, which have successive numbers, but those that their systems have already. It tells how many
+// were added.
+func (tx *Tx) InsertOATasks(list []OATask) (added int64, err error) {
+	if len(list) == 0 {
+		return 0, nil
+	}
+	err = tx.Insert("oa_tasks", oaTaskCols, len(list), func(i int) []any {
+		t := &list[i]
+		return []any{t.NID, t.System, t.ExternalID, 1, 1, OAOpen, string(t.Assignee), string(t.Applicant), t.LowRisk, t.StepUp, t.Polled, t.Brief, t.Doc,
+			t.Created, t.Created, t.Created, t.RemindAt}
+	}, "ON CONFLICT (system, external_id) DO NOTHING")
+	if err != nil {
+		return 0, fmt.Errorf("insert %d approvals: %w", len(list), err)
+	}
+	_, err = tx.Get([]any{&added}, `SELECT count(*) FROM oa_tasks WHERE nid >= $1 AND nid <= $2`, list[0].NID, list[len(list)-1].NID)
+	return added, err
+}
+
 // ChangeOATask replaces what is to be decided, or by whom, of an open approval of a version, which gets the next one. False means
 // that it is not open any more or has another version.
 func (tx *Tx) ChangeOATask(t OATask, now int64) (bool, error) {
