@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/moothall/moothall/homeserver/web"
 )
 
 const (
@@ -104,9 +106,15 @@ func serveHTTP(ctx context.Context, listeners []*listener, handler func(*listene
 	g, ctx := errgroup.WithContext(ctx)
 	servers := make([]*http.Server, 0, len(listeners))
 	bye := &farewell{}
+	var lots []*web.Lot
 	for _, l := range listeners {
 		srv := newHTTPServer(base, bye.wrap(handler(l)), log)
 		srv.ConnState = bye.count
+		if l.cert == nil { // what is encrypted, and HTTP/2, stays in net/http
+			lot := web.NewLot(l.Listener, idleTimeout)
+			l.Listener, lots = lot, append(lots, lot)
+			srv.BaseContext = func(net.Listener) context.Context { return lot.Context(base) }
+		}
 		servers = append(servers, srv)
 		g.Go(func() error {
 			err := l.run(srv)
@@ -119,8 +127,16 @@ func serveHTTP(ctx context.Context, listeners []*listener, handler func(*listene
 	g.Go(func() error {
 		<-ctx.Done()
 		stopping()
+		for _, lot := range lots {
+			lot.Drain()
+		}
 		bye.say(farewellTime)
 		drain(base, cut, servers, log)
+		waiting, stop := context.WithTimeout(base, drainTime)
+		defer stop()
+		for _, lot := range lots {
+			lot.Wait(waiting)
+		}
 		return nil
 	})
 	return g.Wait()

@@ -39,7 +39,7 @@ func (s *Sync) getSync(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.serve(r.Context(), w, req)
+	return s.serve(r, w, req)
 }
 
 func (s *Sync) readRequest(r *http.Request) (*request, error) {
@@ -109,52 +109,107 @@ func release(b *[]byte) {
 }
 
 // serve answers at once if there is anything to tell, else when there is, or at the end of the time.
-func (s *Sync) serve(ctx context.Context, w http.ResponseWriter, req *request) error {
-	user, err := s.d.Rooms.User(ctx, req.user)
+func (s *Sync) serve(r *http.Request, w http.ResponseWriter, req *request) error {
+	user, err := s.d.Rooms.User(r.Context(), req.user)
 	if err != nil {
 		return err
 	}
 	s.presence.begin(req.user, req.device, req.presence)
-	defer s.presence.done(req.user, req.device)
 	s.acknowledge(req)
-	once := req.initial || req.fullState || req.timeout == 0
-	return s.poll(ctx, user, req.who, req.timeout, once, func(now bool) (bool, error) { return s.answer(ctx, w, req, now) })
+	p := &poll{
+		s: s, who: req.who, user: user, timeout: req.timeout, once: req.initial || req.fullState || req.timeout == 0,
+		answer: func(ctx context.Context, w http.ResponseWriter, now bool) (bool, error) {
+			return s.answer(ctx, w, req, now)
+		},
+	}
+	return p.run(r, w)
 }
 
-// poll asks for an answer until there is one, and at the end of the time for one that must be. With once it asks for
-// that straight away.
-func (s *Sync) poll(ctx context.Context, user *room.User, who *web.Identity, timeout time.Duration, once bool, answer func(now bool) (done bool, err error)) error {
-	began := s.d.Store.Applied()
-	if once {
-		_, err := answer(true)
+// parkAfter is how long a request waits in net/http: whoever hears of something each second stays there.
+const parkAfter = 4 * time.Second
+
+// poll is a request that waits for news. It begins with the presence of its device counted.
+type poll struct {
+	s       *Sync
+	who     *web.Identity
+	user    *room.User
+	timeout time.Duration
+	once    bool // it does not wait
+	// answer answers if there is something to tell, or if it must be now.
+	answer func(ctx context.Context, w http.ResponseWriter, now bool) (done bool, err error)
+
+	watch *room.Watch
+	began int64 // the position at which the session was good
+}
+
+// run asks for an answer until there is one, and at the end of the time for one that must be. What waits long gives its
+// connection away and goes on without r and w.
+func (p *poll) run(r *http.Request, w http.ResponseWriter) error {
+	ctx := r.Context()
+	p.began = p.s.d.Store.Applied()
+	if p.once {
+		defer p.Over()
+		_, err := p.answer(ctx, w, true)
 		return err
 	}
-	// the watch comes before the first look, so that nothing falls between them
-	watch := user.Watch()
-	defer watch.Close()
-	deadline := time.NewTimer(timeout)
-	defer deadline.Stop()
+	end := time.Now().Add(p.timeout)
+	p.watch = p.user.Watch() // before the first look, so that nothing falls between them
+	parked := false
+	defer func() {
+		if !parked {
+			p.Over()
+		}
+	}()
+	timer := time.NewTimer(min(p.timeout, parkAfter))
+	defer timer.Stop()
 	for {
-		if done, err := answer(false); done || err != nil {
+		if done, err := p.Look(ctx, w, false); done || err != nil {
 			return err
 		}
-		select {
-		case <-watch.C():
-			if s.d.SessionEnded != nil && s.marks.session(who.UserID, began) {
-				if err := s.d.SessionEnded(ctx, who); err != nil {
+		for waiting := true; waiting; {
+			select {
+			case <-p.watch.C():
+				waiting = false
+			case <-timer.C:
+				rest := time.Until(end)
+				if rest <= 0 {
+					_, err := p.answer(ctx, w, true)
 					return err
 				}
-				began = s.d.Store.Applied()
+				if at := web.Park(r, end, p); at != nil {
+					parked = true
+					p.watch.Notify(at.Wake)
+					return nil
+				}
+				timer.Reset(rest)
+			case <-p.s.draining:
+				_, err := p.answer(ctx, w, true)
+				return err
+			case <-ctx.Done():
+				return nil // nobody reads the answer any more
 			}
-			continue
-		case <-deadline.C:
-		case <-s.draining:
-		case <-ctx.Done():
-			return nil // nobody reads the answer any more
 		}
-		_, err := answer(true)
-		return err
 	}
+}
+
+// Look implements web.Waiter: it is what follows each wake-up.
+func (p *poll) Look(ctx context.Context, w http.ResponseWriter, last bool) (done bool, err error) {
+	s := p.s
+	if now := s.d.Store.Applied(); s.d.SessionEnded != nil && s.marks.session(p.who.UserID, p.began) {
+		if err := s.d.SessionEnded(ctx, p.who); err != nil {
+			return true, err
+		}
+		p.began = now
+	}
+	return p.answer(ctx, w, last)
+}
+
+// Over implements web.Waiter.
+func (p *poll) Over() {
+	if p.watch != nil {
+		p.watch.Close()
+	}
+	p.s.presence.done(p.who.UserID, p.who.DeviceID)
 }
 
 // answer builds the response and writes it if there is something in it that should not wait, or if it must be now.

@@ -57,7 +57,8 @@ type toldRoom struct{ events []*room.Event }
 
 // serveSliding answers at once if there is anything to tell, else when there is, or at the end of the time.
 // Spec: MSC4186.
-func (s *Sync) serveSliding(ctx context.Context, w http.ResponseWriter, in *slidingRequest) error {
+func (s *Sync) serveSliding(r *http.Request, w http.ResponseWriter, in *slidingRequest) error {
+	ctx := r.Context()
 	who := in.who
 	req := &request{who: who, user: who.UserID, device: who.DeviceID, initial: in.pos == "", filter: slidingFilter, timeout: in.timeout, presence: in.presence}
 	var pos slidingPos
@@ -76,11 +77,13 @@ func (s *Sync) serveSliding(ctx context.Context, w http.ResponseWriter, in *slid
 		return err
 	}
 	s.presence.begin(req.user, req.device, req.presence)
-	defer s.presence.done(req.user, req.device)
-	once := req.initial || in.timeout == 0
-	return s.poll(ctx, user, who, in.timeout, once, func(now bool) (bool, error) {
-		return s.answerSliding(ctx, w, in, req, pos, now)
-	})
+	p := &poll{
+		s: s, who: who, user: user, timeout: in.timeout, once: req.initial || in.timeout == 0,
+		answer: func(ctx context.Context, w http.ResponseWriter, now bool) (bool, error) {
+			return s.answerSliding(ctx, w, in, req, pos, now)
+		},
+	}
+	return p.run(r, w)
 }
 
 // arriveSliding reads a pos. It must be of this database as it is now: a connection cannot be cut back.

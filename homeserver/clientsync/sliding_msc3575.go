@@ -38,7 +38,7 @@ func (s *Sync) postSliding3575(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.serveSliding(r.Context(), w, req)
+	return s.serveSliding(r, w, req)
 }
 
 func read3575(r *http.Request) (*slidingRequest, error) {

@@ -56,7 +56,7 @@ func (s *Sync) postSliding4186(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	req.who = web.Requester(r)
-	return s.serveSliding(r.Context(), w, req)
+	return s.serveSliding(r, w, req)
 }
 
 func (b *body4186) request() (*slidingRequest, error) {

@@ -51,12 +51,26 @@ type UserRoom struct {
 
 // Watch hears of news for one user.
 type Watch struct {
-	u  *activeUser
-	ch chan struct{}
+	u    *activeUser
+	ch   chan struct{}
+	wake func() // nil: ch is used
 }
 
 // C receives whenever something for the user may be new.
 func (w *Watch) C() <-chan struct{} { return w.ch }
+
+// Notify has wake called in place of the channel, also for what the channel holds. wake is called under a lock and must not
+// wait; after Close it is not called any more.
+func (w *Watch) Notify(wake func()) {
+	w.u.mu.Lock()
+	w.wake = wake
+	w.u.mu.Unlock()
+	select {
+	case <-w.ch:
+		wake()
+	default:
+	}
+}
 
 // Close ends the watch.
 func (w *Watch) Close() {
@@ -102,6 +116,10 @@ func (u *User) Poke() {
 	}
 	a.mu.Lock()
 	for _, w := range a.watchers {
+		if w.wake != nil {
+			w.wake()
+			continue
+		}
 		select {
 		case w.ch <- struct{}{}:
 		default:

@@ -66,6 +66,10 @@ type request struct {
 	ip       netip.Addr
 	agent    string
 	id       string
+	m        *Mux
+	pattern  string // of the route, "" for none
+	start    time.Time
+	parked   bool // the request goes on without net/http
 }
 
 type requestKey struct{}
@@ -106,7 +110,7 @@ func PathParam(r *http.Request, name string) string { return r.PathValue(name) }
 // ServeHTTP implements http.Handler.
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	q := &request{Context: r.Context(), ip: clientIP(r, m.cfg.TrustedProxies), agent: r.UserAgent()}
+	q := &request{Context: r.Context(), ip: clientIP(r, m.cfg.TrustedProxies), agent: r.UserAgent(), m: m, start: start}
 	q.id = m.idStart + strconv.FormatUint(m.serial.Add(1), 36)
 	q.response.init(w, r)
 	r = r.WithContext(q)
@@ -118,16 +122,18 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	found := match{method: r.Method}
 	m.root.find(&found, r.URL)
-	pattern := ""
 	if found.route != nil {
-		pattern = found.route.Pattern
+		q.pattern = found.route.Pattern
 	}
 	m.serve(q, r, &found)
+	if q.parked {
+		return // it is answered, counted and logged elsewhere
+	}
 	if m.cfg.Observe != nil {
-		m.cfg.Observe(pattern, q.statusCode(), time.Since(start), q.written)
+		m.cfg.Observe(q.pattern, q.statusCode(), time.Since(start), q.written)
 	}
 	if m.cfg.Logger.Enabled(q, slog.LevelDebug) {
-		m.accessLog(q, r, pattern, time.Since(start))
+		m.accessLog(q, r, q.pattern, time.Since(start))
 	}
 }
 
