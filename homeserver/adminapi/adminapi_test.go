@@ -413,5 +413,12 @@ func TestTokensAndReports(t *testing.T) {
 		if got := want(t, root, 200, "GET", "/v1/statistics/database/rooms", ""); hstest.At(got, "rooms", 0, "room_id") != string(room) {
 			t.Errorf("largest rooms %v", got)
 		}
+		space := alice.CreateRoomWith(`{"creation_content":{"type":"m.space"}}`)
+		alice.State(space, "m.space.child", string(room), `{"via":["test"]}`)
+		if got := want(t, root, 200, "GET", "/v1/rooms/"+q(space)+"/hierarchy", ""); hstest.At(got, "rooms", 1, "room_id") != string(room) {
+			t.Errorf("hierarchy %v", got)
+		}
+		want(t, root, 404, "GET", "/v1/rooms/!none:test/hierarchy", "")
+		want(t, root, 404, "GET", "/v1/auth_providers/corp/users/nobody", "")
 	})
 }

@@ -39,6 +39,7 @@ func (a *API) userRoutes() []web.Route {
 		{Pattern: "POST " + user1 + "/login", Rate: web.RateSend, Handler: a.loginAs},
 		{Pattern: "GET " + v1 + "/username_available", Handler: a.usernameAvailable},
 		{Pattern: "GET " + v1 + "/threepid/{medium}/users/{address}", Handler: a.userByThreepid},
+		{Pattern: "GET " + v1 + "/auth_providers/{provider}/users/{externalId}", Handler: a.userByExternalID},
 		{Pattern: "POST " + v1 + "/user/{userId}/redact", Rate: web.RateSend, Handler: a.redactUser},
 		{Pattern: "GET " + v1 + "/user/redact_status/{redactId}", Handler: a.redactStatus},
 	}
@@ -191,6 +192,7 @@ func (a *API) writeUser(w http.ResponseWriter, r *http.Request, u account.User, 
 	var p store.Profile
 	var devices []store.Device
 	var addresses []store.Threepid
+	var elsewhere []store.ExternalID
 	err := a.Store.Read(ctx, func(tx *store.Tx) (err error) {
 		if p, err = tx.Profile(u.ID); err != nil {
 			return err
@@ -198,11 +200,17 @@ func (a *API) writeUser(w http.ResponseWriter, r *http.Request, u account.User, 
 		if addresses, err = tx.Threepids(u.ID); err != nil {
 			return err
 		}
+		if elsewhere, err = tx.ExternalIDs(u.ID); err != nil {
+			return err
+		}
 		devices, err = tx.Devices(u.ID)
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	for _, e := range elsewhere {
+		out.ExternalIDs = append(out.ExternalIDs, externalID{AuthProvider: e.Source, ExternalID: e.ID})
 	}
 	out.DisplayName, out.AvatarURL = p.DisplayName, p.AvatarURL
 	for _, t := range addresses {
@@ -726,6 +734,29 @@ func (a *API) usernameAvailable(w http.ResponseWriter, r *http.Request) error {
 	return web.WriteJSON(w, map[string]bool{"available": true})
 }
 
+// userByExternalID handles GET /_synapse/admin/v1/auth_providers/{provider}/users/{externalId}. A provider is an identity
+// provider, a directory or scim.
+func (a *API) userByExternalID(w http.ResponseWriter, r *http.Request) error {
+	var e store.ExternalID
+	var ok bool
+	err := a.Store.ReadOne(r.Context(), func(tx *store.Tx) (err error) {
+		e, ok, err = tx.ExternalID(web.PathParam(r, "provider"), web.PathParam(r, "externalId"))
+		return err
+	})
+	return a.writeUserID(w, e.User, ok, err, "no account belongs to this id of the provider")
+}
+
+// writeUserID answers with an account that was looked for.
+func (a *API) writeUserID(w http.ResponseWriter, user id.UserID, found bool, err error, missing string) error {
+	if err == nil && !found {
+		err = mxerr.NotFound(missing)
+	}
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, map[string]id.UserID{"user_id": user})
+}
+
 // userByThreepid handles GET /_synapse/admin/v1/threepid/{medium}/users/{address}.
 func (a *API) userByThreepid(w http.ResponseWriter, r *http.Request) error {
 	medium, address := web.PathParam(r, "medium"), web.PathParam(r, "address")
@@ -742,11 +773,5 @@ func (a *API) userByThreepid(w http.ResponseWriter, r *http.Request) error {
 		user, ok, err = tx.ThreepidUser(medium, address)
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return mxerr.NotFound("no account has this address")
-	}
-	return web.WriteJSON(w, map[string]id.UserID{"user_id": user})
+	return a.writeUserID(w, user, ok, err, "no account has this address")
 }

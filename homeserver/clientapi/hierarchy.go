@@ -33,22 +33,36 @@ type hierarchyQuery struct {
 	depth     int
 	skip      int // rooms that earlier pages held
 	limit     int
+	all       bool // the requester sees every room
+}
+
+// adminHierarchy handles GET /_synapse/admin/v1/rooms/{roomId}/hierarchy, with all rooms whoever may see them.
+func (a *API) adminHierarchy(w http.ResponseWriter, r *http.Request) error {
+	return a.spaceHierarchy(w, r, true)
 }
 
 // hierarchy handles GET /rooms/{roomId}/hierarchy. A page is found by walking from the root again and leaving out what
 // earlier pages held, so that nothing is kept between requests.
 // Spec: client-server API, "Discovering rooms within spaces".
 func (a *API) hierarchy(w http.ResponseWriter, r *http.Request) error {
+	return a.spaceHierarchy(w, r, false)
+}
+
+func (a *API) spaceHierarchy(w http.ResponseWriter, r *http.Request, all bool) error {
 	q, err := readHierarchyQuery(r)
 	if err != nil {
 		return err
 	}
+	q.all = all
 	ctx := r.Context()
 	root, err := a.Rooms.Room(ctx, id.RoomID(web.PathParam(r, "roomId")))
 	if err != nil {
+		if all {
+			return err
+		}
 		return hideRoom(err)
 	}
-	if ok, err := a.describable(ctx, root, q.user); err != nil || !ok {
+	if ok, err := a.mayDescribe(ctx, root, q); err != nil || !ok {
 		return cmp.Or(err, notInRoom())
 	}
 	rooms, more, err := a.walkSpace(ctx, root, q)
@@ -63,6 +77,13 @@ func (a *API) hierarchy(w http.ResponseWriter, r *http.Request) error {
 		out.NextBatch = q.token(q.skip + len(rooms))
 	}
 	return web.WriteJSON(w, out)
+}
+
+func (a *API) mayDescribe(ctx context.Context, rm *room.Room, q *hierarchyQuery) (bool, error) {
+	if q.all {
+		return true, nil
+	}
+	return a.describable(ctx, rm, q.user)
 }
 
 // token names a page; what must not change between pages is part of it.
@@ -136,7 +157,7 @@ func (a *API) walkSpace(ctx context.Context, root *room.Room, q *hierarchyQuery)
 			if err != nil {
 				return nil, false, err
 			}
-			ok, err := a.describable(ctx, child, q.user)
+			ok, err := a.mayDescribe(ctx, child, q)
 			if err != nil {
 				return nil, false, err
 			}

@@ -167,6 +167,9 @@ func TestUpgrade(t *testing.T) {
 				if got := bob.Must(t, "GET", "", "/v3/directory/list/room/%s", room)["visibility"]; got != "private" {
 					t.Errorf("the old room is %v", got)
 				}
+				if got := bob.Must(t, "GET", "", "/v3/directory/list/room/%s", next)["visibility"]; got != "public" {
+					t.Errorf("the new room is %v", got)
+				}
 				if got := content(t, alice, room, "m.room.tombstone")["replacement_room"]; got != next {
 					t.Errorf("the tombstone names %v", got)
 				}
@@ -202,5 +205,30 @@ func TestUpgradeByModerator(t *testing.T) {
 	checkAll(t, []refusal{
 		{"the moderator cannot rule", mod, "PUT", "/v3/rooms/%s/state/m.room.power_levels/", []any{next}, `{"users":{"@mod:test":100}}`, 403, "M_FORBIDDEN"},
 		{"the old ruler can", alice, "PUT", "/v3/rooms/%s/state/m.room.power_levels/", []any{next}, `{"users":{"@alice:test":100}}`, 200, ""},
+	})
+}
+
+// TestUpgradeGoesOn begins where a server stopped that had made the new room and not yet retired the old one.
+func TestUpgradeGoesOn(t *testing.T) {
+	hstest.Each(t, func(t *testing.T, hs *hstest.Server) {
+		alice, bob := hs.User("alice"), hs.User("bob")
+		old := alice.CreateRoomWith(`{"preset":"public_chat","visibility":"public","room_alias_name":"lobby","room_version":"11"}`)
+		bob.Join(old)
+		half := alice.CreateRoomWith(`{"preset":"public_chat","room_version":"12","creation_content":{"predecessor":{"room_id":"` + string(old) + `"}}}`)
+		upgrade := func(version string) any {
+			return alice.Must(t, "POST", `{"new_version":"`+version+`"}`, "/v3/rooms/%s/upgrade", old)["replacement_room"]
+		}
+		if other := upgrade("10"); other == string(half) {
+			t.Error("a room of another version was taken")
+		}
+		if got := upgrade("12"); got != string(half) {
+			t.Errorf("the replacement is %v, not %s", got, half)
+		}
+		if got := content(t, alice, old, "m.room.tombstone")["replacement_room"]; got != string(half) {
+			t.Errorf("the tombstone names %v", got)
+		}
+		if again := upgrade("12"); again == string(half) {
+			t.Error("a replacement that the old room knows was taken for one that was left behind")
+		}
 	})
 }

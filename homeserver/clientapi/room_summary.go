@@ -23,6 +23,7 @@ func (a *API) summaryRoutes() []web.Route {
 		{Pattern: "GET " + unstable + "/summary/{roomIdOrAlias}", Auth: web.Optional, Rate: web.RateRead, Handler: a.roomSummary},
 		{Pattern: "GET " + unstable + "/rooms/{roomIdOrAlias}/summary", Auth: web.Optional, Rate: web.RateRead, Handler: a.roomSummary},
 		{Pattern: "GET /_matrix/client/v1/rooms/{roomId}/hierarchy", Auth: web.NoGuest, Rate: web.RateRead, Handler: a.hierarchy},
+		{Pattern: "GET /_synapse/admin/v1/rooms/{roomId}/hierarchy", Auth: web.Admin, Rate: web.RateRead, Handler: a.adminHierarchy},
 	}
 }
 

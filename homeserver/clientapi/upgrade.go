@@ -64,13 +64,18 @@ func (a *API) upgradeRoom(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	create, err := a.draftUpgrade(ctx, u)
+	replacement, err := a.begunUpgrade(ctx, u)
 	if err != nil {
 		return err
 	}
-	replacement, err := a.Rooms.CreateRoom(ctx, u.next.version, u.who.UserID, create, u.next.drafts, room.RoomMeta{Published: published})
-	if err != nil {
-		return invalidRoomState(err)
+	if replacement == "" {
+		create, err := a.draftUpgrade(ctx, u)
+		if err != nil {
+			return err
+		}
+		if replacement, err = a.Rooms.CreateRoom(ctx, u.next.version, u.who.UserID, create, u.next.drafts, room.RoomMeta{}); err != nil {
+			return invalidRoomState(err)
+		}
 	}
 	if err := a.retire(ctx, u, replacement, published); err != nil {
 		return err
@@ -80,9 +85,58 @@ func (a *API) upgradeRoom(w http.ResponseWriter, r *http.Request) error {
 	}{replacement})
 }
 
+// begunUpgrade finds a replacement that an earlier request made before the server stopped: the user is alone there, and the old
+// room does not know of it. "" where there is none.
+func (a *API) begunUpgrade(ctx context.Context, u *upgrade) (id.RoomID, error) {
+	user, err := a.Rooms.User(ctx, u.who.UserID)
+	if err != nil {
+		return "", err
+	}
+	var joined []int64
+	user.EachRoom(func(r *room.UserRoom) {
+		if r.Membership == room.MembershipJoin {
+			joined = append(joined, r.Room.NID())
+		}
+	})
+	var found []int64
+	err = a.Store.ReadOne(ctx, func(tx *store.Tx) error {
+		found = found[:0]
+		return tx.CreateBodies(joined, func(nid int64, body []byte) {
+			e := gjson.ParseBytes(body)
+			if e.Get("content.predecessor.room_id").Str == string(u.old.ID()) && e.Get("sender").Str == string(u.who.UserID) &&
+				e.Get("content.room_version").Str == u.next.version.ID {
+				found = append(found, nid)
+			}
+		})
+	})
+	if err != nil || len(found) == 0 {
+		return "", err
+	}
+	named := ""
+	if e, err := u.old.StateEvent(ctx, "m.room.tombstone", ""); err != nil {
+		return "", err
+	} else if e != nil {
+		named = gjson.GetBytes(e.PDU.Content(), "replacement_room").Str
+	}
+	for _, nid := range found {
+		r, err := a.Rooms.RoomByNID(ctx, nid)
+		if err != nil {
+			return "", err
+		}
+		if string(r.ID()) != named && r.JoinedCount() == 1 && r.InvitedCount() == 0 {
+			return r.ID(), nil
+		}
+	}
+	return "", nil
+}
+
 // checkTombstone asks for the right to retire the old room before the new one is made.
 func (u *upgrade) checkTombstone(ctx context.Context) error {
-	d := u.tombstone("!new:room")
+	return u.check(ctx, u.tombstone("!new:room"))
+}
+
+// check asks whether the old room lets an event in.
+func (u *upgrade) check(ctx context.Context, d room.Draft) error {
 	return u.old.Version().CheckProto(&event.Proto{
 		RoomID: u.old.ID(), Sender: d.Sender, Type: d.Type, StateKey: d.StateKey, Content: d.Content,
 	}, u.old.AuthState(ctx))
@@ -333,23 +387,29 @@ func setJSON(content object, key string, value any) error {
 	return err
 }
 
-// retire ends the old room: aliases and the place in the directory go to the new one, a tombstone points to it, and
-// where possible nobody talks or invites any more.
+// retire ends the old room, in one transaction: aliases and the place in the directory go to the new one, a tombstone points
+// to it, and where possible nobody talks or invites any more.
 // Spec: client-server API, "Room Upgrades", server behaviour, points 4 to 6.
 func (a *API) retire(ctx context.Context, u *upgrade, replacement id.RoomID, published bool) error {
 	next, err := a.Rooms.Room(ctx, replacement)
 	if err != nil {
 		return err
 	}
-	if _, err := a.Rooms.Send(ctx, u.old.ID(), u.tombstone(replacement)); err != nil {
-		return err
+	drafts := []room.Draft{u.tombstone(replacement)}
+	for _, d := range u.lastDrafts(ctx) {
+		if u.check(ctx, d) == nil { // Spec: "if possible"
+			drafts = append(drafts, d)
+		}
 	}
-	err = a.Store.Write(ctx, func(tx *store.Tx) error {
+	_, err = a.Rooms.SendWith(ctx, u.old.ID(), drafts, func(tx *store.Tx) error {
 		if err := tx.MoveAliases(u.old.NID(), next.NID()); err != nil {
 			return err
 		}
 		if published {
 			if _, err := tx.SetRoomPublished(u.old.NID(), false); err != nil {
+				return err
+			}
+			if _, err := tx.SetRoomPublished(next.NID(), true); err != nil {
 				return err
 			}
 		}
@@ -360,16 +420,7 @@ func (a *API) retire(ctx context.Context, u *upgrade, replacement id.RoomID, pub
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	for _, d := range u.lastDrafts(ctx) {
-		// Spec: "if possible".
-		if _, err := a.Rooms.Send(ctx, u.old.ID(), d); err != nil && !mxerr.Is(err, "M_FORBIDDEN") {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // lastDrafts are the events that leave the old room without its aliases and quiet.

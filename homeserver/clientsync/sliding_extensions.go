@@ -60,7 +60,7 @@ func (b *slider) appendExtensions() error {
 	if x.Typing.on() {
 		b.extendTyping()
 	}
-	return nil
+	return b.extendThreads()
 }
 
 // extendToDevice writes the messages that wait for the device. Its place is not the response's: the client keeps it.

@@ -148,6 +148,10 @@ type slidingExtensions struct {
 	AccountData *extensionRooms `json:"account_data"`
 	Receipts    *extensionRooms `json:"receipts"`
 	Typing      *extensionRooms `json:"typing"`
+	Threads     *struct {
+		Enabled bool   `json:"enabled"`
+		Limit   *int64 `json:"limit"`
+	} `json:"io.element.msc4308.thread_subscriptions"`
 }
 
 // extensionRooms says for which of the response's rooms an extension is wanted: those of lists by name, and those that

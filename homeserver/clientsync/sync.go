@@ -123,7 +123,7 @@ func New(d Deps) *Sync {
 
 // Routes is the table of the package's endpoints.
 func (s *Sync) Routes() []web.Route {
-	return []web.Route{
+	return append(s.threadRoutes(), []web.Route{
 		{Pattern: "GET /_matrix/client/v3/sync", Auth: web.User, Rate: web.RateNone, Handler: s.getSync},
 		{Pattern: "POST /_matrix/client/v4/sync", Auth: web.User, AllowSuspended: true, Rate: web.RateNone, Handler: s.postSliding4186},
 		{Pattern: "POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync", Auth: web.User, AllowSuspended: true, Rate: web.RateNone, Handler: s.postSliding3575},
@@ -133,7 +133,7 @@ func (s *Sync) Routes() []web.Route {
 		{Pattern: "GET /_matrix/client/v3/presence/{userId}/status", Auth: web.User, Rate: web.RateRead, Handler: s.getPresence},
 		{Pattern: "PUT /_matrix/client/v3/presence/{userId}/status", Auth: web.User, Rate: web.RateRead, Handler: s.putPresence},
 		{Pattern: "GET /_matrix/client/v3/notifications", Auth: web.User, Rate: web.RateRead, Handler: s.getNotifications},
-	}
+	}...)
 }
 
 // Listener follows the log. It stands behind the listener of the rooms.

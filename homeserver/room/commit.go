@@ -28,11 +28,12 @@ type unit struct {
 	room     *Room // nil while a new room has none
 	create   *newRoom
 	drafts   []Draft
-	txnKey   []int64                // one for each draft, 0 without
-	bodies   map[int64]*event.Event // state that was read before, by number: the committer needs no database to authorise
-	target   map[id.EventID]*Event  // events that drafts redact
-	features [][]byte               // push features, one for each draft
-	policy   *policyCheck           // nil: the room has no policy server
+	txnKey   []int64                  // one for each draft, 0 without
+	bodies   map[int64]*event.Event   // state that was read before, by number: the committer needs no database to authorise
+	target   map[id.EventID]*Event    // events that drafts redact
+	features [][]byte                 // push features, one for each draft
+	policy   *policyCheck             // nil: the room has no policy server
+	also     func(tx *store.Tx) error // what is written in the same transaction, behind the events; nil: nothing
 
 	ids   []id.EventID
 	err   error
@@ -548,7 +549,18 @@ func (b *commitBatch) write(tx *store.Tx) error {
 			return err
 		}
 	}
-	return w.flush()
+	if err := w.flush(); err != nil {
+		return err
+	}
+	for _, u := range b.units {
+		if u.also == nil || u.err != nil || u.stale || u.again {
+			continue
+		}
+		if err := u.also(tx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // check compares the batch with the locked database: what was sent before is answered, what is stale leaves the batch.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver/event"
 	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/store"
 )
 
 // Draft is an event that a user wants to send.
@@ -79,7 +80,12 @@ func (rs *Rooms) Send(ctx context.Context, roomID id.RoomID, d Draft) (id.EventI
 
 // SendAll commits several events of one room: all of them or none.
 func (rs *Rooms) SendAll(ctx context.Context, roomID id.RoomID, drafts []Draft) ([]id.EventID, error) {
-	ids, err := rs.sendAll(ctx, roomID, drafts)
+	return rs.SendWith(ctx, roomID, drafts, nil)
+}
+
+// SendWith is SendAll with more that is written in the same transaction. also may run more than once.
+func (rs *Rooms) SendWith(ctx context.Context, roomID id.RoomID, drafts []Draft, also func(tx *store.Tx) error) ([]id.EventID, error) {
+	ids, err := rs.sendAll(ctx, roomID, drafts, also)
 	if err == nil || !rs.mayBeBehind(err) {
 		return ids, err
 	}
@@ -87,7 +93,7 @@ func (rs *Rooms) SendAll(ctx context.Context, roomID id.RoomID, drafts []Draft) 
 	if e := rs.d.Store.CatchUp(ctx); e != nil {
 		return nil, fmt.Errorf("catch up before a denial (%v): %w", err, e) // nobody knows whether it is denied
 	}
-	return rs.sendAll(ctx, roomID, drafts)
+	return rs.sendAll(ctx, roomID, drafts, also)
 }
 
 func (rs *Rooms) mayBeBehind(err error) bool {
@@ -95,12 +101,12 @@ func (rs *Rooms) mayBeBehind(err error) bool {
 	return e != nil && !rs.d.Store.SQLite() && (e.Status == http.StatusForbidden || e.Status == http.StatusNotFound)
 }
 
-func (rs *Rooms) sendAll(ctx context.Context, roomID id.RoomID, drafts []Draft) ([]id.EventID, error) {
+func (rs *Rooms) sendAll(ctx context.Context, roomID id.RoomID, drafts []Draft, also func(tx *store.Tx) error) ([]id.EventID, error) {
 	r, err := rs.Room(ctx, roomID)
 	if err != nil {
 		return nil, err
 	}
-	u := &unit{room: r, drafts: drafts}
+	u := &unit{room: r, drafts: drafts, also: also}
 	if err := rs.prepare(ctx, u); err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ var forgetSQL = []struct {
 	{"key backups", `DELETE FROM backup_keys WHERE usr = $1 AND (version, room_id, session_id) IN
 		(SELECT version, room_id, session_id FROM backup_keys WHERE usr = $1 LIMIT $2)`, true},
 	{"key backups", `DELETE FROM backup_versions WHERE usr = $1`, false},
+	{"thread subscriptions", `DELETE FROM thread_subscriptions WHERE usr = $1 AND (room, root) IN (SELECT room, root FROM thread_subscriptions WHERE usr = $1 LIMIT $2)`, true},
 	{"account data", `DELETE FROM account_data WHERE usr = $1 AND (room, type) IN (SELECT room, type FROM account_data WHERE usr = $1 LIMIT $2)`, true},
 	{"filters", `DELETE FROM filters WHERE usr = $1 AND id IN (SELECT id FROM filters WHERE usr = $1 LIMIT $2)`, true},
 	{"push rules", `DELETE FROM push_rules WHERE usr = $1`, false},

@@ -49,6 +49,7 @@ var purgeSQL = []string{
 	`DELETE FROM threads WHERE room = $1 AND root IN (SELECT root FROM threads WHERE room = $1 LIMIT $2)`,
 	`DELETE FROM receipts WHERE room = $1 AND (usr, type, thread) IN (SELECT usr, type, thread FROM receipts WHERE room = $1 LIMIT $2)`,
 	`DELETE FROM unread WHERE room = $1 AND usr IN (SELECT usr FROM unread WHERE room = $1 LIMIT $2)`,
+	`DELETE FROM thread_subscriptions WHERE room = $1 AND (usr, root) IN (SELECT usr, root FROM thread_subscriptions WHERE room = $1 LIMIT $2)`,
 	`DELETE FROM account_data WHERE room = $1 AND (usr, type) IN (SELECT usr, type FROM account_data WHERE room = $1 LIMIT $2)`,
 	`DELETE FROM push_queue WHERE room = $1 AND (pusher, pos) IN (SELECT pusher, pos FROM push_queue WHERE room = $1 LIMIT $2)`,
 	`DELETE FROM sliding_rooms WHERE room = $1 AND (conn, seq) IN (SELECT conn, seq FROM sliding_rooms WHERE room = $1 LIMIT $2)`,
