@@ -559,6 +559,35 @@ func TestFaults(t *testing.T) {
 	})
 }
 
+// TestUnlimited lifts the rate limits for a service's users where its registration says so, and for its own account in any case.
+func TestUnlimited(t *testing.T) {
+	free, bound := newService(t, "free"), newService(t, "bound")
+	hs := hstest.Start(t, registered(t, free.registration(free.namespaces()),
+		strings.Replace(bound.registration(bound.namespaces()), "rate_limited: false", "rate_limited: true", 1)),
+		func(c *homeserver.Config) {
+			c.RateLimits.Enabled = true
+			c.RateLimits.Send = homeserver.RateLimit{PerSecond: 0.01, Burst: 3}
+		})
+	limited := func(who *as) (n int) {
+		room := who.must(t, "POST", "/v3/createRoom", "{}")["room_id"].(string)
+		for i := range 10 {
+			if who.do(t, "PUT", fmt.Sprintf("/v3/rooms/%s/send/m.room.message/%d", url.PathEscape(room), i), `{"msgtype":"m.text","body":"x"}`).Status == 429 {
+				n++
+			}
+		}
+		return n
+	}
+	if n := limited(free.register(t, hs, "free_ann")); n != 0 {
+		t.Errorf("%d of 10 messages of a user without limits were refused", n)
+	}
+	if n := limited(bound.register(t, hs, "bound_ann")); n != 7 {
+		t.Errorf("%d of 10 messages of a user with limits were refused, want 7", n)
+	}
+	if n := limited(bound.as(hs, "")); n != 0 {
+		t.Errorf("%d of 10 messages of a service's own account were refused", n)
+	}
+}
+
 // TestOneNamespace: two services may share a namespace that neither claims for itself; both hear and act. Two that claim one do not
 // even start (TestRegistrations).
 func TestOneNamespace(t *testing.T) {
