@@ -59,7 +59,7 @@ func (f *follower) applyBatch(ctx context.Context, b batch) error {
 	}
 	w := &work{f: f, s: f.s, r: r, touched: map[string]bool{}}
 	units := f.s.units(f.directory)
-	removed := f.enter(w, b.entries, gone)
+	removed, moved := f.enter(w, b.entries, gone)
 	if err := w.users(ctx, ops); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -73,7 +73,10 @@ func (f *follower) applyBatch(ctx context.Context, b batch) error {
 		return err
 	}
 	for _, e := range b.entries {
-		if it := f.s.items[e.id]; it != nil {
+		moved = append(moved, f.s.items[e.id])
+	}
+	for _, it := range moved {
+		if it != nil && f.s.items[it.id] == it {
 			w.mu.Lock()
 			err := w.keepLocked(ctx, it)
 			w.mu.Unlock()
@@ -105,13 +108,18 @@ func (f *follower) applyBatch(ctx context.Context, b batch) error {
 	return f.end(ctx, r, false)
 }
 
-// enter notes the entries as they are now. It returns those that are gone.
-func (f *follower) enter(w *work, entries []*entry, gone []string) (removed []*item) {
+// enter notes the entries as they are now. It returns those that are gone, and those that moved along with others.
+func (f *follower) enter(w *work, entries []*entry, gone []string) (removed, moved []*item) {
 	for _, e := range entries {
 		if old := f.s.items[e.id]; old != nil {
 			w.touch(old)
 		}
-		w.touch(f.s.put(e))
+		now, also := f.s.put(e)
+		w.touch(now)
+		for _, it := range also {
+			w.touch(it)
+		}
+		moved = append(moved, also...)
 	}
 	for _, entryID := range gone {
 		if it := f.s.items[entryID]; it != nil {
@@ -120,7 +128,7 @@ func (f *follower) enter(w *work, entries []*entry, gone []string) (removed []*i
 			removed = append(removed, it)
 		}
 	}
-	return removed
+	return removed, moved
 }
 
 // touch marks an entry that groups may name.

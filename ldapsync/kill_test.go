@@ -101,7 +101,7 @@ public_url: https://test.example
 listen: [{address: "127.0.0.1:0", serve: [client]}]
 registration: {mode: open}
 rate_limits: {enabled: false}
-passwords: {argon2: {memory: 64KiB, iterations: 1}}
+passwords: {argon2: {memory: 1MiB, iterations: 1}}
 directories:
   - id: corp
     type: openldap

@@ -167,6 +167,23 @@ func TestUnits(t *testing.T) {
 		// Alice moves: she leaves the spaces of her old unit and enters those of the new one.
 		c.move(alice, "uid=alice", "ou=West,"+ou)
 		s.wait("alice in the west", limit, func() bool { return slices.Equal(s.rooms(a), []string{"West", "people"}) })
+		// A unit is renamed with people in it, of whom the directory tells nothing: they stay, and so they do in groups.
+		dora := person("dora", sales)
+		club := c.group("club", dora)
+		s.wait("dora's account", limit, func() bool { return s.profile("dora") != nil })
+		d := s.login("dora", "pw-dora")
+		s.wait("dora's spaces", limit, func() bool { return slices.Equal(s.rooms(d), []string{"East", "Sales", "people"}) })
+		c.move(east, "ou=Orient", "")
+		sales = "ou=Sales,ou=Orient," + ou
+		s.wait("the new name", limit, func() bool { return slices.Equal(s.rooms(d), []string{"Orient", "Sales", "people"}) })
+		c.set("uid=dora,"+sales, "title", "Boss")
+		s.wait("dora's title", limit, func() bool { return s.profile("dora")["org.moothall.title"] == "Boss" })
+		time.Sleep(300 * time.Millisecond)
+		if got := s.rooms(d); !slices.Equal(got, []string{"Orient", "Sales", "people"}) {
+			t.Errorf("dora is in %v after her unit was renamed", got)
+		}
+		c.remove(club)
+		c.remove("uid=dora," + sales)
 		// A unit is renamed and moved: the same space, under another one.
 		c.move(sales, "ou=Verkauf", "ou=West,"+ou)
 		person("carl", "ou=Verkauf,ou=West,"+ou)

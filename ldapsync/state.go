@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-ldap/ldap/v3"
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/groups"
@@ -148,20 +150,76 @@ func (s *state) leave(it *item) {
 	}
 }
 
-// put notes what an entry is now.
-func (s *state) put(e *entry) *item {
+// put notes what an entry is now. What lies below one that was moved or renamed moves along, which the directory does not tell, and
+// groups go on naming it: also lists what has to be stored for that.
+func (s *state) put(e *entry) (now *item, also []*item) {
 	it := &item{id: e.id, dn: e.dn, key: e.key, kind: e.kind, digest: string(e.digest),
 		data: itemData{Name: e.name, UID: e.uid, Unit: e.unit, Members: e.members}}
 	if old := s.items[e.id]; old != nil {
 		it.data.Users = old.data.Users
 		s.leave(old)
+		s.items[it.id] = it
+		s.enter(it)
 		if old.key != it.key {
-			s.aliases[old.key] = it.id
+			also = s.move(old, it)
 		}
+		return it, also
 	}
 	s.items[it.id] = it
 	s.enter(it)
-	return it
+	return it, nil
+}
+
+// move takes over that an entry has another place.
+func (s *state) move(from, to *item) []*item {
+	changed := map[string]*item{}
+	renamed := map[string]string{from.key: to.key} // keys
+	s.aliases[from.key] = to.id
+	if to.kind != store.DirectoryUser {
+		for entryID, it := range s.items {
+			dn, below := movedDN(it.dn, from.dn, to.dn)
+			if !below {
+				continue
+			}
+			s.leave(it)
+			s.aliases[it.key] = entryID
+			old := it.key
+			it.dn, it.key = dn, dnKey(dn)
+			renamed[old] = it.key
+			s.enter(it)
+			changed[entryID] = it
+		}
+	}
+	for old, key := range renamed {
+		for _, groupID := range slices.Clone(s.groups[old]) {
+			g := s.items[groupID]
+			if g == nil {
+				continue
+			}
+			s.leave(g)
+			g.data.Members = slices.Clone(g.data.Members)
+			for i, m := range g.data.Members {
+				if m == old {
+					g.data.Members[i] = key
+				}
+			}
+			s.enter(g)
+			changed[groupID] = g
+		}
+	}
+	return slices.Collect(maps.Values(changed))
+}
+
+// movedDN is the name of an entry that lay below one which has another name now; false for one that did not.
+func movedDN(dn, from, to string) (string, bool) {
+	p, err1 := ldap.ParseDN(dn)
+	above, err2 := ldap.ParseDN(from)
+	now, err3 := ldap.ParseDN(to)
+	if err1 != nil || err2 != nil || err3 != nil || !above.AncestorOfFold(p) {
+		return "", false
+	}
+	own := p.RDNs[:len(p.RDNs)-len(above.RDNs)]
+	return (&ldap.DN{RDNs: slices.Concat(own, now.RDNs)}).String(), true
 }
 
 func (s *state) remove(id string) {

@@ -160,6 +160,26 @@ type Need struct {
 	Role   account.Role  // "": none
 }
 
+// storedNeed is a Need as JSON, which has no durations.
+type storedNeed struct {
+	MaxAge int64        `json:"max_age,omitzero"` // ns
+	Factor bool         `json:"factor,omitzero"`
+	Role   account.Role `json:"role,omitzero"`
+}
+
+// MarshalJSON writes a Need.
+func (n Need) MarshalJSON() ([]byte, error) {
+	return json.Marshal(storedNeed{int64(n.MaxAge), n.Factor, n.Role})
+}
+
+// UnmarshalJSON reads one.
+func (n *Need) UnmarshalJSON(b []byte) error {
+	var s storedNeed
+	err := json.Unmarshal(b, &s)
+	n.MaxAge, n.Factor, n.Role = time.Duration(s.MaxAge), s.Factor, s.Role
+	return err
+}
+
 var (
 	errRole     = mxerr.Forbidden("your account does not have the role that this page asks for")
 	errNoFactor = mxerr.Forbidden("this page asks for a second factor: add one to your account first, on its page “Second factors”")

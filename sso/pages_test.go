@@ -228,6 +228,7 @@ func TestAccountPages(t *testing.T) {
 		other.signIn(alice)
 
 		second := alice.Login()
+		b.get("/account/sessions/device?device_id="+string(second.DeviceID)).wants(200, "<dt>Way of signing in</dt><dd>Password</dd>").wants(200, " · 127.0.0.1</dd>")
 		b.get("/account/sessions/device?device_id="+string(second.DeviceID)).submit("/account/sessions/device", "do", "end").wants(200, "The session was ended")
 		if status, _ := whoami(t, hs.URL, second.Token); status != 401 {
 			t.Errorf("the ended session: %d", status)

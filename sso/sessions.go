@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	"maunium.net/go/mautrix/id"
@@ -34,8 +35,26 @@ type sessionView struct {
 	Seen    int64 // ms; 0: not yet
 	IP      string
 	Agent   string
-	Way     string
+	Way     string // key of the text that says how its user came in; "" where that was not noted
+	At      string // the identity provider's name, "" for other ways
+	SignIP  string // address at the sign-in
 	Here    bool
+}
+
+// ways are the texts of the ways to come in.
+var ways = map[string]string{
+	account.WayPassword: "way_password", account.WaySSO: "way_sso", account.WayOAuth: "way_oauth", account.WayToken: "way_token", account.WayAppPassword: "way_app_password",
+	account.WayRegistration: "way_registration", account.WayAdmin: "way_admin", account.WayAppService: "way_appservice", "passkey": "way_passkey",
+}
+
+// came notes how a session's user came in.
+func (s *SSO) came(r *http.Request, v *sessionView, way string) {
+	kind, provider, _ := strings.Cut(way, ":")
+	v.Way = ways[kind]
+	if provider != "" && s.Providers != nil {
+		info, _ := s.Providers.Get(provider, s.Kit.Lang(r))
+		v.At = cmp.Or(info.Name, provider)
+	}
 }
 
 type sessionsData struct {
@@ -76,6 +95,14 @@ func (s *SSO) devices(r *http.Request, user id.UserID) ([]sessionView, error) {
 	if err != nil {
 		return nil, err
 	}
+	sessions, err := s.Accounts.Sessions(r.Context(), user)
+	if err != nil {
+		return nil, err
+	}
+	signIns := make(map[id.DeviceID]account.SessionInfo, len(sessions))
+	for _, i := range sessions {
+		signIns[i.Device] = i
+	}
 	out := make([]sessionView, 0, len(devices))
 	for _, d := range devices {
 		v := sessionView{ID: string(d.ID), Created: d.Created, Seen: d.LastSeen, IP: d.LastIP, Agent: d.LastAgent}
@@ -88,6 +115,8 @@ func (s *SSO) devices(r *http.Request, user id.UserID) ([]sessionView, error) {
 				v.Name = c.name(s.Kit.Lang(r))
 			}
 		}
+		v.SignIP = signIns[d.ID].IP
+		s.came(r, &v, signIns[d.ID].Way)
 		out = append(out, v)
 	}
 	sortSessions(out)
@@ -121,9 +150,9 @@ func (s *SSO) showSessions(w http.ResponseWriter, r *http.Request) error {
 		if err := json.Unmarshal(row.Data, &other); err != nil {
 			return err
 		}
-		d.Browsers = append(d.Browsers, sessionView{
-			ID: row.ID, Created: other.Created.UnixMilli(), Seen: row.Seen, IP: other.IP, Agent: other.Agent, Way: other.Way, Here: row.ID == b.ID,
-		})
+		v := sessionView{ID: row.ID, Created: other.Created.UnixMilli(), Seen: row.Seen, IP: other.IP, Agent: other.Agent, Here: row.ID == b.ID}
+		s.came(r, &v, other.Way)
+		d.Browsers = append(d.Browsers, v)
 	}
 	return s.pages.Render(w, r, http.StatusOK, "sessions", d)
 }

@@ -56,6 +56,9 @@ func decrypt(own *rsa.PrivateKey, el *etree.Element) ([]byte, error) {
 	if method == nil || method.SelectAttrValue("Algorithm", "") != xmlenc.OAEP().Algorithm() {
 		return nil, errors.New("the key is not encrypted with RSA-OAEP-MGF1P")
 	}
+	if data.FindElement("./KeyInfo/EncryptedKey") != nil {
+		return xmlenc.Decrypt(own, data) // which reads the key itself
+	}
 	key, err := xmlenc.Decrypt(own, keys[0])
 	if err != nil {
 		return nil, err

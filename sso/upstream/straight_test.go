@@ -86,7 +86,7 @@ func groupsOfAProvider(t *testing.T, database ...hstest.Option) {
 	k := findKeycloak(t)
 	_, option := k.server(func(p *homeserver.SSOProvider) { p.SyncGroups = true })
 	hs := hstest.Start(t, append(database, option, func(c *homeserver.Config) {
-		c.Groups.Rules = []homeserver.GroupRule{{ID: "kc", Source: "kc", Kind: "group", NameRegexp: "^/staff", Make: "room", Join: "force"}}
+		c.Groups.Rules = []homeserver.GroupRule{{ID: "kc", Source: "kc", Kind: "group", NameRegexp: "/staff.*", Make: "room", Join: "force"}}
 	})...)
 	name := unique("zhao")
 	userID := k.user(name, nil)
