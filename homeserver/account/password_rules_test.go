@@ -323,3 +323,40 @@ func TestHashQueue(t *testing.T) {
 		t.Error("nobody was told that too many wait")
 	}
 }
+
+// TestPasswordForgetsBrowsers: with a new password no browser goes on without a second factor, and the audit log says so.
+func TestPasswordForgetsBrowsers(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		n := start(t, cfg)
+		ctx := t.Context()
+		alice, bob := n.user(t, "alice"), n.user(t, "bob")
+		known := func(user id.UserID) (count int) {
+			t.Helper()
+			err := n.store.Read(ctx, func(tx *store.Tx) error {
+				list, err := tx.RememberedDevices(user)
+				count = len(list)
+				return err
+			})
+			wants(t, "remembered browsers", err, "")
+			return count
+		}
+		for _, user := range []id.UserID{alice, bob} {
+			err := n.store.Write(ctx, func(tx *store.Tx) error {
+				if _, err := tx.LockFactorUser(user, []byte(user)); err != nil {
+					return err
+				}
+				return tx.InsertRememberedDevice(store.RememberedDevice{
+					ID: "of " + string(user), Hash: store.HashToken(string(user)), User: user, AMR: "otp", Created: n.clock.Load(), Used: n.clock.Load(), Expires: n.clock.Load() + 1e9,
+				})
+			})
+			wants(t, "remember", err, "")
+		}
+		wants(t, "new password", n.SetPassword(ctx, alice, "another one", nil), "")
+		if a, b := known(alice), known(bob); a != 0 || b != 1 {
+			t.Errorf("browsers after alice's new password: %d of hers, %d of bob's", a, b)
+		}
+		if got := n.entries(t, "user.password"); len(got) != 1 || got[0].Details["browsers_forgotten"] != 1.0 {
+			t.Errorf("audited: %+v", got)
+		}
+	})
+}
