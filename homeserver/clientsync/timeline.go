@@ -161,6 +161,10 @@ func (b *builder) appendStretch(st *stretch, membership func(e *room.Event) stri
 	if err := b.prepareViewer(st, &v); err != nil {
 		return err
 	}
+	var err error
+	if v.Erased, err = b.s.d.Rooms.Erased(b.ctx); err != nil {
+		return err
+	}
 	for _, e := range st.events {
 		v.Membership = membership(e)
 		v.PrevContent, v.ReplacesState = nil, ""
@@ -223,7 +227,7 @@ func (b *builder) prepareViewer(st *stretch, v *room.Viewer) error {
 func (b *builder) event(e *room.Event, v *room.Viewer) {
 	f := b.req.filter
 	switch {
-	case f.Federation:
+	case f.Federation && !v.Erases(e):
 		b.b = append(b.b, e.PDU.JSON()...)
 	case f.Fields.All():
 		b.b = e.AppendClient(b.b, v)

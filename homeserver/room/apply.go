@@ -100,6 +100,7 @@ func (rs *Rooms) reload(ctx context.Context, eventID id.EventID, by int64) (*Eve
 func (rs *Rooms) apply(entries []store.Entry) {
 	for i := range entries {
 		e := &entries[i]
+		rs.erased.note(e)
 		switch e.Kind {
 		case store.KindReset:
 			rs.reset()

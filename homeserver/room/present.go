@@ -71,6 +71,7 @@ type presentation struct {
 	replaced   map[int64]*Event   // by ord of a state event: what stood there before
 	redactions map[int64]*Event   // by nid of the redacted event
 	bundles    map[int64][]byte   // by nid
+	erased     map[id.UserID]struct{}
 }
 
 // presentation reads what the events' unsigned data needs.
@@ -88,6 +89,10 @@ func (rs *Rooms) presentation(ctx context.Context, r *Room, evs []*Event, rd *Re
 		}
 	}
 	if err := rs.presentMembership(ctx, r, p, first); err != nil {
+		return nil, err
+	}
+	var err error
+	if p.erased, err = rs.Erased(ctx); err != nil {
 		return nil, err
 	}
 	if len(stateOrds) > 0 {
@@ -109,7 +114,6 @@ func (rs *Rooms) presentation(ctx context.Context, r *Room, evs []*Event, rd *Re
 		}
 	}
 	if bundles {
-		var err error
 		if p.bundles, err = rs.bundles(ctx, r, evs, rd, true); err != nil {
 			return nil, err
 		}
@@ -183,6 +187,7 @@ func (p *presentation) append(dst []byte, e *Event) []byte {
 		User: p.rd.User, Device: p.rd.Device, NowMS: p.rd.NowMS, OmitRoomID: p.rd.OmitRoomID,
 		Membership:      p.membershipAt(e.Ord),
 		RedactedBecause: func(e *Event) *Event { return p.redactions[e.NID] },
+		Erased:          p.erased,
 	}
 	if p.bundles != nil {
 		v.Bundle = func(e *Event) []byte { return p.bundles[e.NID] }

@@ -13,13 +13,14 @@ import (
 type Viewer struct {
 	User            id.UserID
 	Device          id.DeviceID
-	NowMS           int64                 // for unsigned.age; 0 omits it
-	OmitRoomID      bool                  // as /sync does
-	Bundle          func(e *Event) []byte // gives the JSON object of unsigned."m.relations", or nil
-	Membership      string                // unsigned.membership: the viewer's at the time of the event; "" omits it
-	PrevContent     []byte                // unsigned.prev_content, a JSON object; nil omits it
-	ReplacesState   id.EventID            // unsigned.replaces_state; "" omits it
-	RedactedBecause func(e *Event) *Event // the redaction of a redacted event, nil where it is not known
+	NowMS           int64                  // for unsigned.age; 0 omits it
+	OmitRoomID      bool                   // as /sync does
+	Bundle          func(e *Event) []byte  // gives the JSON object of unsigned."m.relations", or nil
+	Membership      string                 // unsigned.membership: the viewer's at the time of the event; "" omits it
+	PrevContent     []byte                 // unsigned.prev_content, a JSON object; nil omits it
+	ReplacesState   id.EventID             // unsigned.replaces_state; "" omits it
+	RedactedBecause func(e *Event) *Event  // the redaction of a redacted event, nil where it is not known
+	Erased          map[id.UserID]struct{} // of Rooms.Erased
 }
 
 // base is the client form of the event up to room_id and unsigned, without its closing brace. It is made once.
@@ -27,9 +28,14 @@ func (e *Event) base() []byte {
 	if b := e.rendered.Load(); b != nil {
 		return *b
 	}
+	content := e.PDU.Content()
+	b := e.appendBase(make([]byte, 0, len(content)+len(e.PDU.ID())+len(e.PDU.Sender())+len(e.PDU.Type())+160), content)
+	e.rendered.Store(&b)
+	return b
+}
+
+func (e *Event) appendBase(b, content []byte) []byte {
 	p := e.PDU
-	content := p.Content()
-	b := make([]byte, 0, len(content)+len(p.ID())+len(p.Sender())+len(p.Type())+160)
 	b = append(b, `{"content":`...)
 	b = append(b, content...)
 	b = append(b, `,"event_id":`...)
@@ -48,9 +54,7 @@ func (e *Event) base() []byte {
 		b = event.AppendCanonicalString(b, k)
 	}
 	b = append(b, `,"type":`...)
-	b = event.AppendCanonicalString(b, p.Type())
-	e.rendered.Store(&b)
-	return b
+	return event.AppendCanonicalString(b, p.Type())
 }
 
 // TxnID is the transaction id for the unsigned data of the device that sent the event, "" for everyone else.
@@ -68,7 +72,12 @@ func (e *Event) TxnID(user id.UserID, device id.DeviceID) string {
 
 // AppendClient appends the event in the client-server API's form.
 func (e *Event) AppendClient(dst []byte, v *Viewer) []byte {
-	dst = append(dst, e.base()...)
+	erased := v.Erases(e)
+	if erased {
+		dst = e.appendBase(dst, []byte(`{}`))
+	} else {
+		dst = append(dst, e.base()...)
+	}
 	if !v.OmitRoomID {
 		dst = append(dst, `,"room_id":`...)
 		dst = event.AppendCanonicalString(dst, string(e.PDU.RoomID()))
@@ -108,7 +117,7 @@ func (e *Event) AppendClient(dst []byte, v *Viewer) []byte {
 			dst = append(dst, ',')
 		}
 	}
-	if v.Bundle != nil {
+	if v.Bundle != nil && !erased {
 		if rel := v.Bundle(e); rel != nil {
 			dst = append(dst, `"m.relations":`...)
 			dst = append(dst, rel...)

@@ -44,6 +44,7 @@ type Deps struct {
 type Rooms struct {
 	d      Deps
 	events *otter.Cache[int64, *Event]
+	erased erasures
 
 	mu    sync.RWMutex
 	byID  map[id.RoomID]*Room
@@ -51,6 +52,7 @@ type Rooms struct {
 	users map[id.UserID]*User
 
 	queue committerQueue
+	pacer pacer
 	turns sync.Map // room number -> chan struct{}, which holds whose event a policy server looks at
 }
 

@@ -103,7 +103,30 @@ func (tx *Tx) SetUserPassword(user id.UserID, hash Content) (bool, error) {
 func (tx *Tx) DeactivateUser(user id.UserID, erase bool) error {
 	_, err := tx.Exec(`UPDATE users SET deactivated = 1, admin = 0, password = NULL, erased = CASE WHEN $2 = 1 THEN 1 ELSE erased END
 		WHERE user_id = $1`, user, erase)
+	if err != nil || !erase {
+		return err
+	}
+	return tx.announceErased(user)
+}
+
+// KeyErased is the Key of entries of KindUser that say that a user is erased, or no longer.
+const KeyErased = "erased"
+
+func (tx *Tx) announceErased(user id.UserID) error {
+	_, err := tx.Announce(Entry{Kind: KindUser, User: string(user), Key: KeyErased})
 	return err
+}
+
+// ErasedUsers gives the users who wanted to be erased when their account ended.
+func (tx *Tx) ErasedUsers(fn func(user string)) error {
+	return tx.Each(`SELECT user_id FROM users WHERE erased = 1`, nil, func(r *Row) error {
+		var user string
+		if err := r.Scan(&user); err != nil {
+			return err
+		}
+		fn(user)
+		return nil
+	})
 }
 
 // Device is one client of a user.

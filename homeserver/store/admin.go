@@ -111,7 +111,10 @@ func (tx *Tx) SetUserType(user id.UserID, userType string) (bool, error) {
 // ReactivateUser gives an account that was deactivated back; false means that it was not.
 func (tx *Tx) ReactivateUser(user id.UserID) (bool, error) {
 	n, err := tx.Exec(`UPDATE users SET deactivated = 0, erased = 0 WHERE user_id = $1 AND deactivated = 1`, user)
-	return n > 0, err
+	if err != nil || n == 0 {
+		return false, err
+	}
+	return true, tx.announceErased(user)
 }
 
 // UserMemberships lists the rooms of a user with the membership, by room id; forgotten rooms are left out.
