@@ -31,7 +31,8 @@ const (
 // listener is one bound address.
 type listener struct {
 	net.Listener
-	what    string // for error messages: "listen[0].address"
+	lot     *web.Lot // the listener itself where its long polls can be parked, else nil
+	what    string   // for error messages: "listen[0].address"
 	cert    *certificate
 	serve   []string
 	proxies []netip.Prefix
@@ -66,6 +67,10 @@ func bind(cfg *Config, log *slog.Logger) (out []*listener, err error) {
 		}
 		if l.Listener, err = net.Listen("tcp", w.Address); err != nil {
 			return out, bindError(l.what, w.Address, err)
+		}
+		if l.cert == nil { // what is encrypted, and HTTP/2, stays in net/http
+			l.lot = web.NewLot(l.Listener, idleTimeout)
+			l.Listener = l.lot
 		}
 		out = append(out, l)
 	}
@@ -110,10 +115,9 @@ func serveHTTP(ctx context.Context, listeners []*listener, handler func(*listene
 	for _, l := range listeners {
 		srv := newHTTPServer(base, bye.wrap(handler(l)), log)
 		srv.ConnState = bye.count
-		if l.cert == nil { // what is encrypted, and HTTP/2, stays in net/http
-			lot := web.NewLot(l.Listener, idleTimeout)
-			l.Listener, lots = lot, append(lots, lot)
-			srv.BaseContext = func(net.Listener) context.Context { return lot.Context(base) }
+		if l.lot != nil {
+			lots = append(lots, l.lot)
+			srv.BaseContext = func(net.Listener) context.Context { return l.lot.Context(base) }
 		}
 		servers = append(servers, srv)
 		g.Go(func() error {

@@ -122,10 +122,8 @@ func (s *Store) migrate(ctx context.Context) error {
 			if done[m.Number] {
 				continue
 			}
-			for _, stmt := range statements(dialectSQL(d, m.SQL)) {
-				if _, err := tx.c.exec(stmt, nil); err != nil {
-					return fmt.Errorf("migration %s: %w\n%s", m.Name, err, stmt)
-				}
+			if err := tx.script(statements(dialectSQL(d, m.SQL))); err != nil {
+				return fmt.Errorf("migration %s: %w", m.Name, err)
 			}
 			if _, err := tx.Exec(`INSERT INTO schema_migrations (number, name) VALUES ($1, $2)`, m.Number, m.Name); err != nil {
 				return err
@@ -133,6 +131,19 @@ func (s *Store) migrate(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// script runs statements without arguments. PostgreSQL gets them in one round trip, and none of them is prepared.
+func (tx *Tx) script(stmts []string) error {
+	if p, ok := tx.c.(*pgConn); ok {
+		return p.script(stmts)
+	}
+	for _, stmt := range stmts {
+		if _, err := tx.c.exec(stmt, nil); err != nil {
+			return fmt.Errorf("%w\n%s", err, stmt)
+		}
+	}
+	return nil
 }
 
 func scanInto(set map[int64]bool) func(*Row) error {

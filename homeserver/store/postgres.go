@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -234,6 +235,12 @@ func (b *pgBackend) exclusive(ctx context.Context, fn func(*Tx) error) error {
 	}, b.commit)
 }
 
+// IsEventTwice tells that a transaction was refused because an event with the same id stands there already.
+func IsEventTwice(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && pe.Code == "23505" && pe.ConstraintName == "events_event_id_key"
+}
+
 // pgError turns a lost or refused connection into 503.
 func pgError(ctx context.Context, err error) error {
 	if err == nil || mxerr.As(err) != nil {
@@ -297,6 +304,11 @@ func (p *pgConn) rollback(ctx context.Context) error {
 	if !p.begun {
 		return nil
 	}
+	if p.limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.limit)
+		defer cancel()
+	}
 	if _, err := p.c.Exec(ctx, "rollback"); err != nil {
 		return err
 	}
@@ -347,6 +359,18 @@ func (p *pgConn) exec(sql string, args []any) (int64, error) {
 		return rows.Err()
 	})
 	return n, err
+}
+
+// script runs statements without arguments in one round trip, in a transaction that has begun.
+func (p *pgConn) script(stmts []string) error {
+	if !p.begun || len(p.pending) > 0 {
+		return errors.New("a script needs a transaction that has begun")
+	}
+	results, err := p.c.PgConn().Exec(p.ctx, strings.Join(stmts, ";\n")).ReadAll()
+	if err != nil && len(results) < len(stmts) {
+		return fmt.Errorf("%w\n%s", err, stmts[len(results)])
+	}
+	return err
 }
 
 func (p *pgConn) query(sql string, args []any, fn func(*Row) error) error {
