@@ -196,6 +196,55 @@ func TestReindex(t *testing.T) {
 	})
 }
 
+// TestPurge removes old messages of a room, and then a room, by the admin API: what is gone is not found any more, and is not in
+// the index either.
+func TestPurge(t *testing.T) {
+	each(t, func(t *testing.T, hs *hstest.Server) {
+		alice, boss := hs.User("alice"), hs.User("boss")
+		if _, _, err := homeserver.SetRole(t.Context(), hs.Config, slog.New(slog.DiscardHandler), "boss", "admin", true); err != nil {
+			t.Fatal(err)
+		}
+		stays, goes := alice.CreateRoom("private_chat"), alice.CreateRoom("private_chat")
+		ready(t, alice)
+		var old, kept []string
+		for i := range 5 {
+			old = append(old, string(alice.Text(stays, fmt.Sprintf("wombat old %d", i))))
+		}
+		mark := alice.Text(stays, "from here on")
+		kept = append(kept, string(alice.Text(stays, "wombat new")))
+		gone := string(alice.Text(goes, "wombat elsewhere"))
+		finds(t, alice, "wombat", append(append(slices.Clone(old), kept...), gone)...)
+		boss.Must(t, "DELETE", `{"purge":true,"force_purge":true}`, "/_synapse/admin/v2/rooms/%s", goes)
+		boss.Must(t, "POST", fmt.Sprintf(`{"delete_local_events":true,"purge_up_to_event_id":%q}`, mark), "/_synapse/admin/v1/purge_history/%s", stays)
+		finds(t, alice, "wombat", kept...)
+		within(t, 15*time.Second, "the index still has what is gone", func() bool { return ask(t, alice, "wombat", "", "").Count == len(kept) })
+	})
+}
+
+// TestStatus asks by the command how far the index is, in another process than the one that keeps it.
+func TestStatus(t *testing.T) {
+	hs := hstest.Start(t)
+	status := func() string {
+		var out bytes.Buffer
+		if err := homeserver.SearchStatus(t.Context(), hs.Config, slog.New(slog.DiscardHandler), &out); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	if s := status(); !strings.Contains(s, "there is none yet") {
+		t.Errorf("before anything was said: %s", s)
+	}
+	alice := hs.User("alice")
+	room := alice.CreateRoom("private_chat")
+	ready(t, alice)
+	said := alice.Text(room, "numbat")
+	finds(t, alice, "numbat", string(said))
+	within(t, 20*time.Second, "no status", func() bool {
+		s := status()
+		return strings.Contains(s, "engine: bleve") && strings.Contains(s, "documents: ") && strings.Contains(s, "behind the log: ") && strings.Contains(s, "older events: complete")
+	})
+}
+
 // TestFiles finds messages by the texts of their files.
 func TestFiles(t *testing.T) {
 	program, err := os.Executable()

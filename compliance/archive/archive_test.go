@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store"
+	"github.com/moothall/moothall/homeserver/store/storetest"
 )
 
 func on(c *homeserver.Config) { c.Compliance.Archive, c.Compliance.Notice = true, false }
@@ -136,6 +138,55 @@ func TestArchive(t *testing.T) {
 			}
 		})
 	}, on)
+}
+
+// TestTwoNodes has two servers on one database, both with the archive on: one of them writes, and when it stops the other goes
+// on. The chain has no gap, no fork and nothing twice.
+func TestTwoNodes(t *testing.T) {
+	db := hstest.Postgres(storetest.Postgres(t))
+	nodes := []*hstest.Server{hstest.Start(t, db, on), hstest.Start(t, db, on)}
+	alice, bob := nodes[0].User("alice"), nodes[1].User("bob")
+	room := alice.CreateRoom("public_chat")
+	bob.Join(room)
+	want := map[id.EventID]bool{}
+	var mu sync.Mutex
+	talk := func(n int, who ...*hstest.Client) {
+		var wg sync.WaitGroup
+		for _, c := range who {
+			wg.Go(func() {
+				for i := range n {
+					sent := c.Text(room, fmt.Sprint("both talk ", i))
+					mu.Lock()
+					want[sent] = true
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+	}
+	talk(30, alice, bob)
+	time.Sleep(1500 * time.Millisecond) // so that one of them has begun
+	nodes[0].Stop()
+	talk(30, bob)
+	with(t, nodes[1], func(ctx context.Context, a *archive.Archive) {
+		settle(t, a)
+		seen := map[string]int{}
+		read(t, a, func(tx *store.Tx) error {
+			rows, err := tx.ArchiveRange(0, 1<<40, 10_000)
+			for i := range rows {
+				seen[rows[i].EventID]++
+			}
+			return err
+		})
+		for e := range want {
+			if seen[string(e)] != 1 {
+				t.Errorf("%s is in the archive %d times", e, seen[string(e)])
+			}
+		}
+		if r, err := a.Verify(ctx, ""); err != nil || len(r.Problems) > 0 {
+			t.Errorf("verify: %+v, %v", r, err)
+		}
+	})
 }
 
 // TestPurgedBeforeRead deletes a room while nobody archives, between two runs of the server.
