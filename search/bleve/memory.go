@@ -131,6 +131,10 @@ func (s *inMemory) live() *roaring.Bitmap {
 
 func (s *inMemory) id(doc uint32) (string, error) { return s.docs[doc].doc.ID, nil }
 
+func (s *inMemory) size(field string) (docs, terms uint64, err error) {
+	return uint64(len(s.docs)), uint64(len(s.m.posts[field])), nil
+}
+
 func (s *inMemory) term(field, term string) (*roaring.Bitmap, error) {
 	return roaring.BitmapOf(s.m.posts[field][term]...), nil
 }

@@ -73,6 +73,8 @@ type source interface {
 	// each gives the values of a field of some documents, in a buffer that is used again.
 	each(docs *roaring.Bitmap, field string, fn func(value []byte)) error
 	id(doc uint32) (string, error)
+	// size gives the number of documents, and of the terms of a field.
+	size(field string) (docs, terms uint64, err error)
 	live() *roaring.Bitmap   // all documents, but perhaps for hidden ones; the caller may change it
 	hidden() *roaring.Bitmap // deleted ones, and those of which there is a newer version elsewhere; nil: none
 }
@@ -97,6 +99,14 @@ func (o *inSegment) hidden() *roaring.Bitmap { return o.gone }
 func (o *inSegment) id(doc uint32) (string, error) {
 	b, err := o.seg.DocID(uint64(doc))
 	return string(b), err
+}
+
+func (o *inSegment) size(field string) (docs, terms uint64, err error) {
+	d, err := o.dict(field)
+	if err != nil {
+		return 0, 0, err
+	}
+	return o.seg.Segment().Count(), uint64(d.Cardinality()), nil
 }
 
 func (o *inSegment) dict(field string) (segment.TermDictionary, error) {
@@ -413,8 +423,9 @@ func (h *best) take(x found, limit int) {
 	}
 }
 
-// fewHits is up to how many hits of a segment are looked at one by one, without going through its days.
-const fewHits = 2000
+// fewHits is up to how many hits of a segment are looked at one by one, without going through its days: each may lie in another
+// block of values, which is unpacked for it.
+const fewHits = 64
 
 // Search answers a query from the served generation.
 func (x *Index) Search(ctx context.Context, q *search.Query) (*search.Page, error) {
@@ -433,7 +444,11 @@ func (x *Index) Search(ctx context.Context, q *search.Query) (*search.Page, erro
 		return nil, err
 	}
 	defer done()
-	for _, s := range snapshot.Segments() {
+	segments := slices.Clone(snapshot.Segments())
+	if !q.Oldest {
+		slices.Reverse(segments) // the newest first: of the others little is looked at then
+	}
+	for _, s := range segments {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -596,7 +611,12 @@ func (o *one) count(hits *roaring.Bitmap, field string, counts map[string]int64)
 	if hits.IsEmpty() {
 		return nil
 	}
-	if field != fieldDay && field != fieldKind {
+	docs, size, err := o.size(field)
+	if err != nil {
+		return err
+	}
+	// To read a value of a hit costs about as much as to look at twelve documents of a term's, and a term as much as 20 values.
+	if hits.GetCardinality() < docs/12+20*size && field != fieldDay && field != fieldKind {
 		return o.each(hits, field, func(value []byte) { counts[string(value)]++ })
 	}
 	terms, err := o.terms(field, "", "")
