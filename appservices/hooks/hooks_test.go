@@ -347,6 +347,27 @@ func TestTools(t *testing.T) {
 	if out := ce.post(400, `{"specversion":"1.0","id":"1","type":"t"}`); out.Get("path").Str != "/source" {
 		t.Errorf("a CloudEvent without source: %s", out.Raw)
 	}
+	if out := ce.post(200, `[{"specversion":"1.0","id":"2","source":"/s","type":"t","data":{"text":"two"}},{"specversion":"1.0","id":"3","source":"/s","type":"org.example.made","data":{"a":1}}]`,
+		"Content-Type", "application/cloudevents-batch+json"); len(out.Get("events").Array()) != 2 || !strings.Contains(last(t, boss, room).Get("content.body").Str, "org.example.made") {
+		t.Errorf("a batch of CloudEvents: %s", out.Raw)
+	}
+	gf := hook(t, hs, boss, "gf", room, `,"format":"grafana"`)
+	status, out := gf.send("", `{"receiver":"moothall","status":"firing","orgId":1,"groupKey":"{}/{}:{}","title":"[FIRING:1] CPU","message":"**Firing**","commonLabels":{"alertname":"CPU"},`+
+		`"externalURL":"https://grafana.example.org/","alerts":[{"status":"firing","labels":{"alertname":"CPU","instance":"web1"},"annotations":{"summary":"CPU above 90 %"},`+
+		`"startsAt":"2026-01-01T00:00:00Z","panelURL":"https://grafana.example.org/d/1?viewPanel=2","silenceURL":"https://grafana.example.org/silence","valueString":"[ var='A' value=95 ]"}]}`,
+		"Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("any:"+gf.secret)))
+	if c := last(t, boss, room).Get("content"); status != 200 || !strings.Contains(c.Get("body").Str, "CPU above 90 %") || !strings.Contains(c.Get("formatted_body").Str, `href="https://grafana.example.org/d/1?viewPanel=2"`) {
+		t.Errorf("Grafana: %d %s made %s", status, out.Raw, c.Raw)
+	}
+	// a pipeline is one message that changes
+	pipeline := func(state string) string {
+		return `{"object_kind":"pipeline","object_attributes":{"id":31,"ref":"main","status":"` + state + `","duration":63},"user":{"name":"Ann"},"project":{"id":1,"path_with_namespace":"g/p","web_url":"https://gl.example.org/g/p"}}`
+	}
+	running := gl.post(200, pipeline("running")).Get("event_id").Str
+	gl.post(200, pipeline("failed"))
+	if c := last(t, boss, room).Get("content"); running == "" || c.Get("m\\.relates_to.event_id").Str != running {
+		t.Errorf("a pipeline that failed: %s", c.Raw)
+	}
 	tm := hook(t, hs, boss, "tm", room, `,"template":"{{range .Each \"items\"}}- {{.Get \"name\" | md}}\n{{end}}","thread":"{{.Get \"id\"}}"`)
 	tm.post(200, `{"id":7,"items":[{"name":"a_b"},{"name":"c"}]}`)
 	if c := last(t, boss, room).Get("content"); !strings.Contains(c.Get("formatted_body").Str, "<li>a_b</li>") {
