@@ -80,6 +80,13 @@ func (q *committerQueue) take(most int) []*unit {
 	return out
 }
 
+// waiting is how many units wait.
+func (q *committerQueue) waiting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.units)
+}
+
 // Run commits what is sent, until ctx ends and the queue is empty.
 func (rs *Rooms) Run(ctx context.Context) error {
 	tick := time.NewTicker(time.Minute)
@@ -96,6 +103,7 @@ func (rs *Rooms) Run(ctx context.Context) error {
 			rs.queue.mu.Unlock()
 		}
 		for {
+			rs.pace(ctx)
 			units := rs.queue.take(batchMax)
 			if len(units) == 0 {
 				break
@@ -113,12 +121,16 @@ func (rs *Rooms) Run(ctx context.Context) error {
 // built again on what it wrote; a transaction that the database refuses is halved until the guilty unit is alone.
 func (rs *Rooms) commit(ctx context.Context, units []*unit) {
 	for len(units) > 0 {
+		rs.pacer.began = time.Now()
 		b := rs.form(units)
 		err := rs.d.Store.WriteFirst(ctx, b.write)
 		if errors.Is(err, store.ErrUnknownOutcome) {
 			err = rs.settle(ctx, b, err)
 		}
 		units = b.units
+		if err == nil && b.head > b.found {
+			rs.pacer.end(len(units)+rs.queue.waiting(), b.head-b.found, b.head)
+		}
 		if err != nil {
 			rs.failed(ctx, b, units, err)
 			return
@@ -172,6 +184,14 @@ func (rs *Rooms) failed(ctx context.Context, b *commitBatch, units []*unit, err 
 		} else {
 			live = append(live, u)
 		}
+	}
+	if len(live) == 1 && store.IsEventTwice(err) && live[0].tries < commitTry && rs.d.Store.CatchUp(ctx) == nil {
+		// Another process was sent the same words by the same user in the same millisecond, on the same events: behind its event
+		// this one is another.
+		live[0].ids, live[0].stale = nil, false
+		live[0].tries++
+		rs.commit(ctx, live)
+		return
 	}
 	if len(live) <= 1 || mxerr.Is(err, "M_UNKNOWN") {
 		for _, u := range live {
@@ -265,6 +285,8 @@ type commitBatch struct {
 	rooms  []*roomBatch
 	byRoom map[*Room]*roomBatch
 	full   bool // nothing is gathered any more
+
+	found, head int64 // the log's head when it was locked, and behind this batch
 }
 
 // form authorises and builds the events of units on the rooms in memory.
@@ -537,6 +559,8 @@ func (b *commitBatch) write(tx *store.Tx) error {
 	if err != nil {
 		return err
 	}
+	b.found = tx.Head()
+	b.rs.pacer.found(b.found)
 	if err := b.check(tx); err != nil {
 		return err
 	}
@@ -549,6 +573,7 @@ func (b *commitBatch) write(tx *store.Tx) error {
 			return err
 		}
 	}
+	b.head = tx.Head()
 	if err := w.flush(); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ const (
 	castChannel = "moothall"
 	castEvery   = 25 * time.Millisecond // at most one wake-up in this time
 	castMax     = 7900                  // PostgreSQL's limit of a notification is 8000 bytes
+	castQuiet   = 30 * time.Second      // after so long without a notification the connection is asked whether it lives
 )
 
 // caster sends and receives notifications on session connections of its own, outside the log's transactions.
@@ -109,7 +111,15 @@ func (c *caster) listen(ctx context.Context, s *Store) error {
 		return err
 	}
 	for {
-		n, err := conn.WaitForNotification(ctx)
+		wctx, cancel := context.WithTimeout(ctx, castQuiet)
+		n, err := conn.WaitForNotification(wctx)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) && !conn.IsClosed() {
+			if err := castPing(ctx, conn); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -130,6 +140,13 @@ func (c *caster) listen(ctx context.Context, s *Store) error {
 			fn(topic, payload)
 		}
 	}
+}
+
+// castPing finds out that the database hangs or is gone without a word.
+func castPing(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTime)
+	defer cancel()
+	return conn.Ping(ctx)
 }
 
 func (c *caster) notify(ctx context.Context, s *Store) error {
@@ -156,7 +173,10 @@ func (c *caster) notify(ctx context.Context, s *Store) error {
 			b.Queue("SELECT pg_notify($1, $2)", castChannel, m)
 		}
 		if b.Len() > 0 {
-			if err := conn.SendBatch(ctx, b).Close(); err != nil {
+			sctx, cancel := context.WithTimeout(ctx, statementTime)
+			err := conn.SendBatch(sctx, b).Close()
+			cancel()
+			if err != nil {
 				return err
 			}
 		}

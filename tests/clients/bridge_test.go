@@ -20,6 +20,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/tests/process"
 )
 
 // partner gives what a variable names; in CI it has to be there.
@@ -102,7 +103,7 @@ func testBot(t *testing.T, python, databaseURL string) {
 	needClients(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	port := freePort(t)
+	port := process.FreePort(t)
 	registration := filepath.Join(t.TempDir(), "pybot.yaml")
 	text := fmt.Sprintf(`id: pybot
 url: http://127.0.0.1:%d
@@ -201,7 +202,7 @@ type bridge struct{ url string }
 // startBridge lets a bridge write its registration, and starts it.
 func startBridge(ctx context.Context, t *testing.T, command, homeserver, registration string) *bridge {
 	t.Helper()
-	dir, port, far := t.TempDir(), freePort(t), freePort(t)
+	dir, port, far := t.TempDir(), process.FreePort(t), process.FreePort(t)
 	config := filepath.Join(dir, "config.yaml")
 	text := fmt.Sprintf(`network: {listen: "127.0.0.1:%d"}
 bridge:
@@ -231,9 +232,9 @@ logging: {min_level: debug, writers: [{type: stdout, format: json}]}
 }
 
 // start starts a program that ends with the test. What it says is shown if the test fails.
-func start(t *testing.T, command string, args ...string) *lockedBuffer {
+func start(t *testing.T, command string, args ...string) *process.Output {
 	t.Helper()
-	log := &lockedBuffer{}
+	log := &process.Output{}
 	ctx, stop := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, command, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = t.TempDir(), log, log
@@ -245,7 +246,7 @@ func start(t *testing.T, command string, args ...string) *lockedBuffer {
 		stop()
 		_ = cmd.Wait() // it was killed
 		if t.Failed() {
-			t.Logf("%s:\n%s", filepath.Base(command), log.tail(12_000))
+			t.Logf("%s:\n%s", filepath.Base(command), log.Tail(12_000))
 		}
 	})
 	return log

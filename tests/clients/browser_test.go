@@ -19,6 +19,8 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"github.com/moothall/moothall/tests/process"
 )
 
 // screenshotEnv names the file that the picture of the client is written to, for the README.
@@ -130,7 +132,7 @@ func startBrowser(t *testing.T) context.Context {
 type tab struct {
 	t       *testing.T
 	ctx     context.Context
-	console lockedBuffer
+	console process.Output
 }
 
 func openTab(t *testing.T, browser context.Context, address string) *tab {

@@ -6,27 +6,25 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/tests/process"
 )
 
 const (
 	enableEnv = "MOOTHALL_CLIENT_TESTS"        // set by scripts/test: the npm packages and the browser are there
 	serverEnv = "MOOTHALL_CLIENT_TESTS_SERVER" // the address of another homeserver, to try the tests themselves
 )
+
+func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
 
 // needClients leaves the test out where scripts/test has not installed the clients; in CI that is a failure.
 func needClients(t *testing.T) {
@@ -57,7 +55,7 @@ func startServer(t *testing.T, databaseURL string, more ...string) string {
 	if other := os.Getenv(serverEnv); other != "" {
 		return startProxy(t, other)
 	}
-	binary, dir, port := buildServer(t), t.TempDir(), freePort(t)
+	dir, port := t.TempDir(), process.FreePort(t)
 	upstream := fmt.Sprintf("http://127.0.0.1:%d", port)
 	proxy := startProxy(t, upstream)
 	config := filepath.Join(dir, "moothall.yaml")
@@ -70,92 +68,14 @@ func startServer(t *testing.T, databaseURL string, more ...string) string {
 	if err := os.WriteFile(config, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var log lockedBuffer
-	cmd := exec.Command(binary, "serve", "--config", config)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &log, &log
-	// variables of the tests are no settings of the server
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "MOOTHALL_") })
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
+	log := &process.Output{}
+	server := process.Start(t, dir, log, process.Binary(t), "serve", "--config", config)
 	t.Cleanup(func() {
-		stopServer(t, cmd, exited)
-		if t.Failed() {
-			t.Logf("the server's log:\n%s", log.tail(12_000))
-		}
-		if strings.Contains(log.String(), "panic") {
-			t.Error("the server's log tells of a panic")
-		}
+		server.Drain(t)
+		log.Blame(t, "the server")
 	})
-	waitReady(t, upstream, exited)
+	server.AwaitReady(t, upstream, log)
 	return proxy
-}
-
-// stopServer ends the server as an operator would and wants it to go in order.
-func stopServer(t *testing.T, cmd *exec.Cmd, exited <-chan error) {
-	t.Helper()
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		t.Errorf("stop the server: %v", err)
-	}
-	select {
-	case err := <-exited:
-		if err != nil {
-			t.Errorf("the server ended with %v", err)
-		}
-	case <-time.After(15 * time.Second):
-		t.Error("the server does not stop on SIGTERM")
-		_ = cmd.Process.Kill()
-		<-exited
-	}
-}
-
-func waitReady(t *testing.T, upstream string, exited chan error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	for ctx.Err() == nil {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, upstream+"/ready", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if resp, err := http.DefaultClient.Do(req); err == nil {
-			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return
-			}
-		}
-		select {
-		case err := <-exited:
-			exited <- err // for stopServer
-			t.Fatalf("the server ended at once: %v", err)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-	t.Fatal("the server is not ready after 30 s")
-}
-
-// buildServer builds the binary once for all tests of the package; the go command's cache makes a second build cheap.
-func buildServer(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "moothall")
-	cmd := exec.Command("go", "build", "-o", path, "github.com/moothall/moothall/cmd/moothall")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the server: %v\n%s", err, out)
-	}
-	return path
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // run executes a program of the client's and shows what it prints as it comes.
@@ -239,30 +159,4 @@ func call(t *testing.T, homeserver, token, method, path string, body, into any) 
 		t.Fatalf("%s %s: %v", method, path, err)
 	}
 	return resp.StatusCode
-}
-
-// lockedBuffer takes the output of a process while the test may read it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-// String is all that was written.
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// tail is the last n bytes.
-func (l *lockedBuffer) tail(n int) string {
-	s := l.String()
-	return s[max(0, len(s)-n):]
 }

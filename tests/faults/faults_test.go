@@ -4,26 +4,19 @@
 package faults_test
 
 import (
-	"errors"
-	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/tests/process"
 )
 
 const (
 	enableEnv = "MOOTHALL_FAULT_TESTS" // set by scripts/test: these tests take minutes and need the machine
 	roundsEnv = "FAULT_ROUNDS"         // how often a process is killed; 5 if it is not set
-	binaryEnv = "MOOTHALL_TEST_BINARY" // a program that is built already; without it one is built
 	seedEnv   = "FAULT_SEED"           // repeats the random moments of a run
 )
 
@@ -47,46 +40,7 @@ func eachDatabase(t *testing.T, fn func(t *testing.T, databaseURL string)) {
 	t.Run("postgres", func(t *testing.T) { fn(t, storetest.Postgres(t)) })
 }
 
-// build makes the program once for all tests of the package.
-var build = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv(binaryEnv); path != "" {
-		return path, nil
-	}
-	dir, err := os.MkdirTemp("", "moothall-faults")
-	if err != nil {
-		return "", err
-	}
-	// a server that runs as another user must get at it
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // a program is no secret
-		return "", err
-	}
-	path := filepath.Join(dir, "moothall")
-	cmd := exec.Command("go", "build", "-o", path, "github.com/moothall/moothall/cmd/moothall")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", errors.Join(fmt.Errorf("build the server: %w\n%s", err, out), os.RemoveAll(dir))
-	}
-	return path, nil
-})
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if os.Getenv(enableEnv) != "" && os.Getenv(binaryEnv) == "" {
-		if path, err := build(); err == nil {
-			_ = os.RemoveAll(filepath.Dir(path))
-		}
-	}
-	os.Exit(code)
-}
-
-func binary(t testing.TB) string {
-	t.Helper()
-	path, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
+func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
 
 // rounds is how often a test repeats its fault.
 func rounds(t *testing.T) int {
@@ -120,27 +74,6 @@ func moments(t *testing.T) *rand.Rand {
 // between draws a duration.
 func between(r *rand.Rand, low, high time.Duration) time.Duration {
 	return low + time.Duration(r.Int64N(int64(high-low)))
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-// withoutSettings is the environment without variables that would be settings of the server.
-func withoutSettings() []string {
-	var out []string
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "MOOTHALL_") {
-			out = append(out, v)
-		}
-	}
-	return out
 }
 
 // eventually waits until ok holds.

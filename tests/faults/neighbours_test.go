@@ -29,7 +29,7 @@ func TestNeighbours(t *testing.T) {
 				n := startNode(t, nodeConfig{name: "node", databaseURL: url})
 				var ratio, most float64
 				for try := range 3 { // another program on the machine is felt, too
-					results, err := bench.Run(t.Context(), bench.Config{URLs: []string{n.url}, PIDs: []int{n.cmd.Process.Pid}, Phases: []string{phase},
+					results, err := bench.Run(t.Context(), bench.Config{URLs: []string{n.url}, PIDs: []int{n.Cmd.Process.Pid}, Phases: []string{phase},
 						Duration: 6 * time.Second, Idle: 1, Members: 2000, Messages: 1, Disk: t.TempDir(), Progress: io.Discard})
 					if err != nil {
 						t.Fatal(err)

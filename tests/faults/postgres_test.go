@@ -114,7 +114,7 @@ func TestPostgresRestart(t *testing.T) {
 	l.stop()
 	atA.stop()
 	atB.stop()
-	if !a.alive() || !b.alive() {
+	if !a.Alive() || !b.Alive() {
 		t.Fatal("a node has ended")
 	}
 	sameEnd(t, room, onA[0], onB[0])

@@ -19,6 +19,7 @@ import (
 	"zombiezen.com/go/sqlite/sqlitex"
 
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/tests/process"
 )
 
 // refuses starts the server and wants it to say one clear line, with these words in it, and to end with exit code 1.
@@ -26,9 +27,9 @@ func refuses(t *testing.T, n *node, as *syscall.Credential, words ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary(t), "serve", "--config", n.config)
+	cmd := exec.CommandContext(ctx, process.Binary(t), "serve", "--config", n.config)
 	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr, cmd.Env, cmd.Dir = &stdout, &stderr, withoutSettings(), "/"
+	cmd.Stdout, cmd.Stderr, cmd.Env, cmd.Dir = &stdout, &stderr, process.Environ(), "/"
 	if as != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}
 	}
