@@ -8,27 +8,15 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/account"
-	"github.com/moothall/moothall/homeserver/store"
 )
 
 // withAccounts opens the database for a command that runs beside the server or without it, which learns of the change by
 // the log.
 func withAccounts(ctx context.Context, cfg Config, log *slog.Logger, fn func(context.Context, *account.Accounts) error) error {
-	cfg.complete()
-	if err := checkDataDir(cfg.DataDir); err != nil {
-		return err
-	}
-	st, err := store.Open(ctx, cfg.StoreConfig(), log)
-	if err != nil {
-		return err
-	}
-	key, err := loadIdentity(ctx, st, cfg.ServerName)
-	if err != nil {
-		return errors.Join(err, st.Close())
-	}
-	l := newAuditLog(&cfg, st, key, log)
-	a := account.New(account.Deps{Store: st, ServerName: cfg.ServerName, Logger: log, Config: cfg.AccountConfig(), Audit: l})
-	return errors.Join(fn(fromCommandLine(ctx), a), l.Chain(ctx), st.Close())
+	return withAuditLog(ctx, &cfg, log, func(ctx context.Context, o opened) error {
+		a := account.New(account.Deps{Store: o.store, ServerName: cfg.ServerName, Logger: log, Config: cfg.AccountConfig(), Audit: o.audit})
+		return errors.Join(fn(ctx, a), o.audit.Chain(ctx))
+	})
 }
 
 // CreateUser makes an account from the command line and returns its Matrix id.

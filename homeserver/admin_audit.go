@@ -2,7 +2,6 @@ package homeserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 
@@ -38,24 +37,12 @@ func SetRole(ctx context.Context, cfg Config, log *slog.Logger, name, role strin
 
 // WithAudit opens the audit log for a command that runs beside the server or without it. Looking at the log is noted in it.
 func WithAudit(ctx context.Context, cfg Config, log *slog.Logger, what string, fn func(context.Context, *audit.Log) error) error {
-	cfg.complete()
-	if err := checkDataDir(cfg.DataDir); err != nil {
-		return err
-	}
-	st, err := store.Open(ctx, cfg.StoreConfig(), log)
-	if err != nil {
-		return err
-	}
-	key, err := loadIdentity(ctx, st, cfg.ServerName)
-	if err != nil {
-		return errors.Join(err, st.Close())
-	}
-	l := newAuditLog(&cfg, st, key, log)
-	ctx = fromCommandLine(ctx)
-	if err := l.Record(ctx, audit.Entry{Action: "audit.read", Details: map[string]any{"what": what}}); err != nil {
-		return errors.Join(fmt.Errorf("the audit log cannot be written, so it is not shown: %w", err), st.Close())
-	}
-	return errors.Join(fn(ctx, l), st.Close())
+	return withAuditLog(ctx, &cfg, log, func(ctx context.Context, o opened) error {
+		if err := o.audit.Record(ctx, audit.Entry{Action: "audit.read", Details: map[string]any{"what": what}}); err != nil {
+			return fmt.Errorf("the audit log cannot be written, so it is not shown: %w", err)
+		}
+		return fn(ctx, o.audit)
+	})
 }
 
 // recordCommand notes what a command did with the whole server.

@@ -2,7 +2,6 @@ package homeserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/moothall/moothall/compliance/roomclass"
 	"github.com/moothall/moothall/console"
 	"github.com/moothall/moothall/homeserver/room"
-	"github.com/moothall/moothall/homeserver/store"
 )
 
 // compliance are the parts about the archive, its officers, and encryption.
@@ -82,23 +80,10 @@ func (s *Server) runCompliance(ctx context.Context) error {
 
 // WithArchive opens the archive for a command that runs beside the server or without it. Looking at it is noted in the audit log.
 func WithArchive(ctx context.Context, cfg Config, log *slog.Logger, what string, fn func(context.Context, *archive.Archive) error) error {
-	cfg.complete()
-	if err := checkDataDir(cfg.DataDir); err != nil {
-		return err
-	}
-	st, err := store.Open(ctx, cfg.StoreConfig(), log)
-	if err != nil {
-		return err
-	}
-	key, err := loadIdentity(ctx, st, cfg.ServerName)
-	if err != nil {
-		return errors.Join(err, st.Close())
-	}
-	l := newAuditLog(&cfg, st, key, log)
-	ctx = fromCommandLine(ctx)
-	if err := l.Record(ctx, audit.Entry{Action: "archive." + what}); err != nil {
-		return errors.Join(fmt.Errorf("the audit log cannot be written: %w", err), st.Close())
-	}
-	a := archive.New(archive.Deps{Store: st, Audit: l, Logger: log, ServerName: cfg.ServerName, Key: key})
-	return errors.Join(fn(ctx, a), st.Close())
+	return withAuditLog(ctx, &cfg, log, func(ctx context.Context, o opened) error {
+		if err := o.audit.Record(ctx, audit.Entry{Action: "archive." + what}); err != nil {
+			return fmt.Errorf("the audit log cannot be written: %w", err)
+		}
+		return fn(ctx, archive.New(archive.Deps{Store: o.store, Audit: o.audit, Logger: log, ServerName: cfg.ServerName, Key: o.key}))
+	})
 }

@@ -8,7 +8,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/account"
-	"github.com/moothall/moothall/homeserver/push"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/web"
 	"github.com/moothall/moothall/sso/factor"
@@ -17,13 +16,7 @@ import (
 // newFactors makes the second factors. Accounts ask them whether a password alone will do, and they ask accounts for roles: so
 // both sides hold funcs that look into s.
 func (s *Server) newFactors() (*factor.Factors, error) {
-	outside, err := s.cfg.outsideClient()
-	if err != nil {
-		return nil, err
-	}
-	// The SMS gateway is named by the operator: it may be inside.
-	outside.AllowPrivate = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
-	client, err := push.NewClient(outside)
+	client, err := s.cfg.operatorClient()
 	if err != nil {
 		return nil, err
 	}

@@ -47,7 +47,7 @@ func (s *Server) hookFile(ctx context.Context, user id.UserID, name, contentType
 
 // CreateHook makes a hook from the command line. Its secret is shown this once.
 func CreateHook(ctx context.Context, cfg Config, log *slog.Logger, n hooks.NewHook) (made hooks.Made, err error) {
-	err = withStore(ctx, cfg, log, func(ctx context.Context, s *store.Store) error {
+	err = withStore(ctx, &cfg, log, func(ctx context.Context, s *store.Store) error {
 		made, err = hooks.Create(ctx, s, cfg.ServerName, cfg.PublicURL, n, "", time.Now().UnixMilli())
 		return err
 	})
@@ -56,7 +56,7 @@ func CreateHook(ctx context.Context, cfg Config, log *slog.Logger, n hooks.NewHo
 
 // HookList reads hooks and subscriptions.
 func HookList(ctx context.Context, cfg Config, log *slog.Logger) (list []store.Hook, subs []store.HookSubscription, err error) {
-	err = withStore(ctx, cfg, log, func(ctx context.Context, s *store.Store) error {
+	err = withStore(ctx, &cfg, log, func(ctx context.Context, s *store.Store) error {
 		return s.Read(ctx, func(tx *store.Tx) error {
 			if list, err = tx.Hooks(); err != nil {
 				return err
@@ -72,7 +72,7 @@ var errNoHook = errors.New("there is none of this name; moothall hook list shows
 
 // RevokeHook ends a hook or, if sub is set, a subscription.
 func RevokeHook(ctx context.Context, cfg Config, log *slog.Logger, name string, sub bool) error {
-	return withStore(ctx, cfg, log, func(ctx context.Context, s *store.Store) error {
+	return withStore(ctx, &cfg, log, func(ctx context.Context, s *store.Store) error {
 		var found bool
 		var err error
 		if sub {
@@ -90,7 +90,7 @@ func RevokeHook(ctx context.Context, cfg Config, log *slog.Logger, name string, 
 // TestHook posts to a hook of the running server at a URL with a token that works for a minute, and returns the answer.
 func TestHook(ctx context.Context, cfg Config, log *slog.Logger, name, url, body string) (string, error) {
 	token := ""
-	err := withStore(ctx, cfg, log, func(ctx context.Context, s *store.Store) (err error) {
+	err := withStore(ctx, &cfg, log, func(ctx context.Context, s *store.Store) (err error) {
 		hk, found := store.Hook{}, false
 		err = s.ReadOne(ctx, func(tx *store.Tx) (err error) {
 			hk, found, err = tx.Hook(name)
@@ -135,7 +135,7 @@ func TestHook(ctx context.Context, cfg Config, log *slog.Logger, name, url, body
 
 // SubscribeHook makes a subscription from the command line and returns its secret, which is shown this once.
 func SubscribeHook(ctx context.Context, cfg Config, log *slog.Logger, n hooks.NewSubscription) (secret string, err error) {
-	err = withStore(ctx, cfg, log, func(ctx context.Context, s *store.Store) error {
+	err = withStore(ctx, &cfg, log, func(ctx context.Context, s *store.Store) error {
 		secret, err = hooks.Subscribe(ctx, s, n, "", time.Now().UnixMilli())
 		return err
 	})
@@ -144,7 +144,7 @@ func SubscribeHook(ctx context.Context, cfg Config, log *slog.Logger, n hooks.Ne
 
 // DeadHookLetters lists what was given up for a subscription.
 func DeadHookLetters(ctx context.Context, cfg Config, log *slog.Logger, name string) (list []store.HookDelivery, err error) {
-	err = withStore(ctx, cfg, log, func(ctx context.Context, s *store.Store) error {
+	err = withStore(ctx, &cfg, log, func(ctx context.Context, s *store.Store) error {
 		return s.Read(ctx, func(tx *store.Tx) error {
 			list, err = tx.DeadHookDeliveries(name, 0, 1000)
 			return err
@@ -155,7 +155,7 @@ func DeadHookLetters(ctx context.Context, cfg Config, log *slog.Logger, name str
 
 // ReplayHook lets what was given up for a subscription be tried again; pos 0 is all. It tells how many.
 func ReplayHook(ctx context.Context, cfg Config, log *slog.Logger, name string, pos int64) (n int64, err error) {
-	err = withStore(ctx, cfg, log, func(ctx context.Context, s *store.Store) error {
+	err = withStore(ctx, &cfg, log, func(ctx context.Context, s *store.Store) error {
 		n, err = hooks.Replay(ctx, s, name, pos)
 		return err
 	})

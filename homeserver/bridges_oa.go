@@ -2,23 +2,15 @@ package homeserver
 
 import (
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/moothall/moothall/appservices/oa"
-	"github.com/moothall/moothall/homeserver/push"
 	"github.com/moothall/moothall/sso"
 )
 
 // newOA makes the bridge to OA systems.
 func (s *Server) newOA() (*oa.OA, error) {
-	outside, err := s.cfg.outsideClient()
-	if err != nil {
-		return nil, err
-	}
-	// OA systems are named by the operator, and mostly inside.
-	outside.AllowPrivate = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
-	client, err := push.NewClient(outside)
+	client, err := s.cfg.operatorClient()
 	if err != nil {
 		return nil, err
 	}

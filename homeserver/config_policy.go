@@ -1,7 +1,6 @@
 package homeserver
 
 import (
-	"net/netip"
 	"net/url"
 
 	"github.com/moothall/moothall/homeserver/federation"
@@ -41,9 +40,7 @@ func (s *Server) newFederation() (*federation.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What the configuration names may be inside the network.
-	outside.AllowPrivate = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
-	trusted, err := push.NewClient(outside)
+	trusted, err := s.cfg.operatorClient()
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package homeserver
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/netip"
 
@@ -102,18 +101,15 @@ func (c *Config) providers() []upstream.Config {
 	return out
 }
 
-// providerClient is the client for them: by the configured proxy, with the company's own authority.
-func (c *Config) providerClient() (*http.Client, error) {
+// operatorClient is the client for servers that the configuration names, such as identity providers, which may be inside: by
+// the configured proxy, with the company's own authority.
+func (c *Config) operatorClient() (*http.Client, error) {
 	out, err := c.outsideClient()
 	if err != nil {
 		return nil, err
 	}
 	out.AllowPrivate = allAddresses
-	client, err := push.NewClient(out)
-	if err != nil {
-		return nil, fmt.Errorf("the client for identity providers: %w", err)
-	}
-	return client, nil
+	return push.NewClient(out)
 }
 
 // allAddresses are private and public ones.
@@ -121,7 +117,7 @@ var allAddresses = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.Must
 
 // newProviders makes the identity providers; it reaches none of them.
 func (s *Server) newProviders() (*upstream.Providers, error) {
-	client, err := s.cfg.providerClient()
+	client, err := s.cfg.operatorClient()
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 
-	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/groups"
 	"github.com/moothall/moothall/homeserver/people"
@@ -25,19 +24,13 @@ func WithDirectory(ctx context.Context, cfg Config, log *slog.Logger, fn func(ct
 	if err != nil {
 		return err
 	}
-	if err := checkDataDir(cfg.DataDir); err != nil {
-		return err
-	}
-	st, err := store.Open(ctx, cfg.StoreConfig(), log)
-	if err != nil {
-		return err
-	}
-	s, err := directoryBeside(ctx, &cfg, st, log, configs)
-	if err != nil {
-		return errors.Join(err, st.Close())
-	}
-	ctx = audit.WithSource(ctx, audit.Source{Kind: audit.KindCLI})
-	return errors.Join(fn(ctx, s), st.Close())
+	return withStore(ctx, &cfg, log, func(ctx context.Context, st *store.Store) error {
+		s, err := directoryBeside(ctx, &cfg, st, log, configs)
+		if err != nil {
+			return err
+		}
+		return fn(ctx, s)
+	})
 }
 
 func directoryBeside(ctx context.Context, cfg *Config, st *store.Store, log *slog.Logger, configs []ldapsync.Config) (*ldapsync.Sync, error) {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/moothall/moothall/appservices/hr"
-	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver/store"
 )
 
@@ -25,21 +24,9 @@ type HRTokenInfo struct {
 	Created, Used time.Time // Used is zero while it was not used
 }
 
-func withStore(ctx context.Context, cfg Config, log *slog.Logger, fn func(ctx context.Context, s *store.Store) error) error {
-	cfg.complete()
-	if err := checkDataDir(cfg.DataDir); err != nil {
-		return err
-	}
-	st, err := store.Open(ctx, cfg.StoreConfig(), log)
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(audit.WithSource(ctx, audit.Source{Kind: audit.KindCLI}), st), st.Close())
-}
-
 // CreateHRToken makes a token for an HR system from the command line. Its secret is shown this once.
 func CreateHRToken(ctx context.Context, cfg Config, log *slog.Logger, name string) (tokenID, secret string, err error) {
-	err = withStore(ctx, cfg, log, func(ctx context.Context, s *store.Store) error {
+	err = withStore(ctx, &cfg, log, func(ctx context.Context, s *store.Store) error {
 		tokenID, secret, err = hr.CreateToken(ctx, s, name, time.Now().UnixMilli())
 		return err
 	})
@@ -49,7 +36,7 @@ func CreateHRToken(ctx context.Context, cfg Config, log *slog.Logger, name strin
 // HRTokens lists the tokens that were made from the command line.
 func HRTokens(ctx context.Context, cfg Config, log *slog.Logger) ([]HRTokenInfo, error) {
 	var out []HRTokenInfo
-	err := withStore(ctx, cfg, log, func(ctx context.Context, s *store.Store) error {
+	err := withStore(ctx, &cfg, log, func(ctx context.Context, s *store.Store) error {
 		return s.Read(ctx, func(tx *store.Tx) error {
 			list, err := tx.HRTokens()
 			for _, t := range list {
@@ -67,7 +54,7 @@ func HRTokens(ctx context.Context, cfg Config, log *slog.Logger) ([]HRTokenInfo,
 
 // RevokeHRToken ends a token.
 func RevokeHRToken(ctx context.Context, cfg Config, log *slog.Logger, tokenID string) error {
-	return withStore(ctx, cfg, log, func(ctx context.Context, s *store.Store) error {
+	return withStore(ctx, &cfg, log, func(ctx context.Context, s *store.Store) error {
 		found, err := hr.RevokeToken(ctx, s, tokenID)
 		if err == nil && !found {
 			err = errors.New("there is no token of this id; moothall hr token list shows them")

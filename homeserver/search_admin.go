@@ -16,12 +16,10 @@ func Reindex(ctx context.Context, cfg Config, log *slog.Logger, w io.Writer) err
 	if cfg.Search.engine() == EngineNone {
 		return mxerr.InvalidParam("search is switched off: search.engine is none")
 	}
-	cfg.complete()
-	st, err := store.Open(ctx, cfg.StoreConfig(), log)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = st.Close() }()
+	return withStore(ctx, &cfg, log, func(ctx context.Context, st *store.Store) error { return reindex(ctx, st, w) })
+}
+
+func reindex(ctx context.Context, st *store.Store, w io.Writer) error {
 	if err := st.Write(ctx, func(tx *store.Tx) error { return tx.RequestSearchRebuild(time.Now().UnixMilli()) }); err != nil {
 		return err
 	}
@@ -78,12 +76,10 @@ func rebuildLine(b *store.SearchRebuild) string {
 
 // SearchStatus writes the engine and the state of the last rebuilding.
 func SearchStatus(ctx context.Context, cfg Config, log *slog.Logger, w io.Writer) error {
-	cfg.complete()
-	st, err := store.Open(ctx, cfg.StoreConfig(), log)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = st.Close() }()
+	return withStore(ctx, &cfg, log, func(ctx context.Context, st *store.Store) error { return searchStatus(ctx, &cfg, st, w) })
+}
+
+func searchStatus(ctx context.Context, cfg *Config, st *store.Store, w io.Writer) error {
 	b, err := searchRebuild(ctx, st)
 	if err != nil {
 		return err
