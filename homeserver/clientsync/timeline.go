@@ -316,6 +316,10 @@ func (b *builder) joinedRoom(ur *room.UserRoom) (bool, error) {
 		if err != nil {
 			return false, err
 		}
+		if fresh && !b.req.initial {
+			// A client may hold an older stretch of a room that its user comes back to, which does not end where this one begins.
+			st.limited = true
+		}
 		whole := fresh || b.req.fullState
 		if told, err = b.timelineAndState(ur, st, whole); err != nil {
 			return false, err
