@@ -2,56 +2,10 @@
 // cross-signing and key backup, a new device that reads what was written before it, files. Exits with 0 only if every
 // step held. Driven by TestJavaScriptSDK.
 import { webcrypto as crypto } from "node:crypto";
+import { check, homeserver, password, register, step, until } from "./common.mjs";
 
-// The SDK talks a lot on the console, which it takes hold of when it is loaded: silent unless DEBUG is set.
-if (!process.env.DEBUG) {
-    for (const level of ["trace", "debug", "log", "info", "warn", "error"]) console[level] = () => {};
-}
 const sdk = await import("matrix-js-sdk");
 const { decodeRecoveryKey } = await import("matrix-js-sdk/lib/crypto-api/index.js");
-
-const homeserver = process.env.HOMESERVER;
-const tag = Math.random().toString(36).slice(2, 8);
-const password = "correct horse " + tag;
-
-const started = Date.now();
-const step = (text) => process.stdout.write(`${((Date.now() - started) / 1000).toFixed(1).padStart(6)} s  ${text}\n`);
-
-function check(ok, text) {
-    if (!ok) throw new Error(text);
-}
-
-// until polls a condition; what it wants is said when the time is up
-async function until(text, condition, seconds = 30) {
-    const end = Date.now() + seconds * 1000;
-    for (;;) {
-        const got = await condition();
-        if (got) return got;
-        if (Date.now() > end) throw new Error(`after ${seconds} s still not: ${text}`);
-        await new Promise((done) => setTimeout(done, 50));
-    }
-}
-
-async function register(name) {
-    const post = async (body) => {
-        const response = await fetch(`${homeserver}/_matrix/client/v3/register`, {
-            method: "POST",
-            headers: { "Content-Type": "application/json" },
-            body: JSON.stringify(body),
-        });
-        return [response.status, await response.json()];
-    };
-    const [status, flows] = await post({});
-    check(status === 401 && flows.flows.length > 0, `an empty registration answers ${status} ${JSON.stringify(flows)}`);
-    const [made, login] = await post({
-        username: `${name}-${tag}`,
-        password,
-        initial_device_display_name: `${name}'s first device`,
-        auth: { type: "m.login.dummy", session: flows.session },
-    });
-    check(made === 200, `registration answers ${made} ${JSON.stringify(login)}`);
-    return login;
-}
 
 const clients = [];
 

@@ -1,47 +1,10 @@
 // matrix-js-sdk with sliding sync and Rust crypto against the server at $HOMESERVER: invitations, an encrypted room, typing,
 // receipts, unread counts, a window that moves, and a connection that the server no longer knows. Exits with 0 only if
 // every step held. Driven by TestJavaScriptSDKSlidingSync.
-if (!process.env.DEBUG) {
-    for (const level of ["trace", "debug", "log", "info", "warn", "error"]) console[level] = () => {};
-}
+import { check, homeserver, register, step, until } from "./common.mjs";
+
 const sdk = await import("matrix-js-sdk");
 const { SlidingSync, SlidingSyncEvent } = await import("matrix-js-sdk/lib/sliding-sync.js");
-
-const homeserver = process.env.HOMESERVER;
-const tag = Math.random().toString(36).slice(2, 8);
-const started = Date.now();
-const step = (text) => process.stdout.write(`${((Date.now() - started) / 1000).toFixed(1).padStart(6)} s  ${text}\n`);
-
-function check(ok, text) {
-    if (!ok) throw new Error(text);
-}
-
-// until polls a condition; what it wants is said when the time is up
-async function until(text, condition, seconds = 30) {
-    const end = Date.now() + seconds * 1000;
-    for (;;) {
-        const got = await condition();
-        if (got) return got;
-        if (Date.now() > end) throw new Error(`after ${seconds} s still not: ${text}`);
-        await new Promise((done) => setTimeout(done, 50));
-    }
-}
-
-async function register(name) {
-    const post = async (body) => {
-        const response = await fetch(`${homeserver}/_matrix/client/v3/register`, {
-            method: "POST",
-            headers: { "Content-Type": "application/json" },
-            body: JSON.stringify(body),
-        });
-        return [response.status, await response.json()];
-    };
-    const [, flows] = await post({});
-    const auth = { type: "m.login.dummy", session: flows.session };
-    const [status, login] = await post({ username: `${name}-${tag}`, password: `correct horse ${tag}`, auth });
-    check(status === 200, `registration answers ${status} ${JSON.stringify(login)}`);
-    return login;
-}
 
 const clients = [];
 
