@@ -184,7 +184,7 @@ func (w *work) one(ctx context.Context, o *op) error {
 // yieldMin and yieldMax bound the pause after an account that was written.
 const (
 	yieldMin = 4 * time.Millisecond
-	yieldMax = 100 * time.Millisecond
+	yieldMax = 20 * time.Millisecond
 )
 
 func pause(ctx context.Context, d time.Duration) {
