@@ -14,7 +14,6 @@ import (
 
 	"github.com/moothall/moothall/bench"
 	"github.com/moothall/moothall/search"
-	"github.com/moothall/moothall/search/bleve"
 )
 
 // BenchmarkIndex writes a corpus into each engine, as many messages as MOOTHALL_BENCH_MESSAGES says (20,000), and then asks as
@@ -28,12 +27,7 @@ func BenchmarkIndex(b *testing.B) {
 		}
 	}
 	b.Run("bleve", func(b *testing.B) {
-		x := bleve.New(b.TempDir(), slog.New(slog.DiscardHandler))
-		if err := x.Open(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		b.Cleanup(func() { _ = x.Close() })
-		measure(b, x, n)
+		measure(b, beside(b, b.TempDir(), slog.New(slog.DiscardHandler)), n)
 	})
 	for _, name := range clusters {
 		b.Run(name, func(b *testing.B) {
