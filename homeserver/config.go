@@ -168,7 +168,8 @@ type Media struct {
 
 // Push is about notifications to push gateways.
 type Push struct {
-	AllowPrivateAddresses bool `yaml:"allow_private_addresses"`
+	AllowPrivateAddresses bool     `yaml:"allow_private_addresses"`
+	MailAfter             Duration `yaml:"mail_after"`
 }
 
 // TURN is the relay that clients are told to use for calls.
@@ -241,6 +242,7 @@ func DefaultConfig() Config {
 		Media:  Media{MaxUploadSize: 50 << 20, ImageMemory: 256 << 20},
 		TURN:   TURN{TTL: Duration(day)},
 		RTC:    RTC{MaxDelay: Duration(day)},
+		Push:   Push{MailAfter: Duration(10 * minute)},
 		Groups: Groups{ServiceAccount: defaultServiceAccount, ServiceName: "Moothall"},
 		OA:     OA{Language: "zh", LinkLifetime: Duration(7 * day), StepUpAge: Duration(15 * minute)},
 		HR:     HR{Localpart: "{{.UserPart}}", Departments: true},

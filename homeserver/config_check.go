@@ -184,6 +184,9 @@ func (c *Config) checkOutside(d *configReader) error {
 	if len(c.TURN.URIs) > 0 && c.TURN.SharedSecret == "" {
 		return d.complain("turn.uris", "need turn.shared_secret, the static-auth-secret of the TURN server")
 	}
+	if c.Push.MailAfter.Std() <= 0 {
+		return d.complain("push.mail_after", "must be longer than 0")
+	}
 	if t := c.TURN.TTL; t.Std() < minute {
 		return d.complain("turn.ttl", "must be at least \"1m\"")
 	}

@@ -1,10 +1,13 @@
 package homeserver
 
 import (
+	"crypto/sha256"
 	"net/http"
 	"net/url"
 
+	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/push"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/web"
 )
@@ -12,10 +15,15 @@ import (
 // emailPagePath is where the links in mails lead.
 const emailPagePath = "/_moothall/email/validate"
 
+// emailStopPath is where the links in mails about unread messages lead.
+const emailStopPath = "/_moothall/email/stop"
+
 func (s *Server) emailPageRoutes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET " + emailPagePath, Rate: web.RateLogin, Handler: s.showEmail},
 		{Pattern: "POST " + emailPagePath, Rate: web.RateLogin, Handler: s.confirmEmail},
+		{Pattern: "GET " + emailStopPath, Rate: web.RateLogin, Handler: s.showStop},
+		{Pattern: "POST " + emailStopPath, Rate: web.RateLogin, Handler: s.stopEmail},
 	}
 }
 
@@ -54,4 +62,39 @@ func (s *Server) confirmEmail(w http.ResponseWriter, r *http.Request) error {
 		data.Next, data.NextHost = v.NextLink, u.Host
 	}
 	return s.pages.write(w, r, http.StatusOK, "email_done", data)
+}
+
+// showStop handles GET /_moothall/email/stop. It only asks, as showEmail does.
+func (s *Server) showStop(w http.ResponseWriter, r *http.Request) error {
+	token := web.QueryString(r, "token")
+	to, err := s.push.EmailOf(r.Context(), token)
+	if mxerr.Is(err, "M_NOT_FOUND") {
+		return s.pages.write(w, r, http.StatusOK, "stop", pageData{ServerName: s.cfg.ServerName})
+	}
+	if err != nil {
+		return err
+	}
+	return s.pages.write(w, r, http.StatusOK, "stop", pageData{ServerName: s.cfg.ServerName, Token: token, Address: to.Pushkey})
+}
+
+// stopEmail handles POST /_moothall/email/stop, of the page and of mail programs (RFC 8058), which leave the token in the
+// address.
+func (s *Server) stopEmail(w http.ResponseWriter, r *http.Request) error {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	if err := r.ParseForm(); err != nil {
+		return mxerr.InvalidParam("the form cannot be read")
+	}
+	if err := s.push.StopEmail(r.Context(), r.FormValue("token")); err != nil && !mxerr.Is(err, "M_NOT_FOUND") {
+		return err
+	}
+	return s.pages.write(w, r, http.StatusOK, "stop", pageData{ServerName: s.cfg.ServerName})
+}
+
+// pushEmails is what package push needs to send mail; nil where this server sends none.
+func (s *Server) pushEmails() *push.Emails {
+	if s.cfg.Email.Server == "" {
+		return nil
+	}
+	secret := sha256.Sum256(append([]byte("moothall mails about unread messages"), s.key.Private.Seed()...))
+	return &push.Emails{After: s.cfg.Push.MailAfter.Std(), Compose: account.UnreadMail, Queued: s.outbox.Kick, Secret: secret[:]}
 }

@@ -130,7 +130,11 @@ func (m *mailer) compose(in account.Mail) (mailData, error) {
 		Text: fmt.Sprintf(t.Text, m.serverName), Button: t.Button, After: t.After, User: in.Data.User, Code: in.Data.Code, Facts: in.Data.Facts,
 	}
 	if in.Data.Token != "" {
-		out.Link = m.publicURL + emailPagePath + "?" + url.Values{"token": {in.Data.Token}, "lang": {in.Lang}}.Encode()
+		path := emailPagePath
+		if in.Kind == account.MailUnread {
+			path = emailStopPath
+		}
+		out.Link = m.publicURL + path + "?" + url.Values{"token": {in.Data.Token}, "lang": {in.Lang}}.Encode()
 	}
 	return out, nil
 }
@@ -172,6 +176,10 @@ func (m *mailer) send(ctx context.Context, in account.Mail) error {
 	msg.SetDate()
 	msg.SetMessageIDWithValue(strings.ToLower(in.ID) + "@" + heloName(m.serverName)) // the same at every attempt
 	msg.SetGenHeader("Auto-Submitted", "auto-generated")                             // RFC 3834: no absence notes come back
+	if in.Kind == account.MailUnread {                                               // RFC 2369, RFC 8058
+		msg.SetGenHeader("List-Unsubscribe", "<"+data.Link+">")
+		msg.SetGenHeader("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")
+	}
 	msg.SetBodyString(mail.TypeTextPlain, data.plain())
 	msg.AddAlternativeString(mail.TypeTextHTML, html.String())
 	err = m.deliver(ctx, msg)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -113,7 +112,7 @@ func (s *Server) buildParts() error {
 	s.push = push.New(push.Deps{
 		Store: s.store, Log: s.log, Client: outgoing, Config: push.Config{AllowHTTP: s.cfg.Push.AllowPrivateAddresses},
 		Event: s.pushEvent, RoomUsers: s.pushRoomUsers, Room: s.pushRoom,
-		Unread: s.pushUnread, ReceiptUsers: s.receiptUsers, Ignores: s.ignores,
+		Unread: s.pushUnread, ReceiptUsers: s.receiptUsers, Ignores: s.ignores, Emails: s.pushEmails(),
 	})
 	s.sync = clientsync.New(clientsync.Deps{
 		Store: s.store, Rooms: s.rooms, Data: s.data, Keys: s.keys, Logger: s.log,
@@ -229,7 +228,7 @@ func (s *Server) onBroadcast(topic, payload string) {
 func (c *Config) outsideClient() (push.ClientConfig, error) {
 	out := push.ClientConfig{Proxy: string(c.Outgoing.Proxy)}
 	if c.Push.AllowPrivateAddresses {
-		out.AllowPrivate = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+		out.AllowPrivate = allAddresses
 	}
 	if c.Outgoing.CAFile == "" {
 		return out, nil

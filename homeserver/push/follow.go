@@ -22,6 +22,9 @@ func (p *Push) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.Store.RunFollower(ctx, "push", p.follow) })
 	g.Go(func() error { return p.deliverAll(ctx) })
+	if p.Emails != nil {
+		g.Go(func() error { return p.Store.RunLeased(ctx, "push_emails", p.runEmails) })
+	}
 	return g.Wait()
 }
 
@@ -153,6 +156,12 @@ func (p *Push) enqueue(ctx context.Context, list []candidate) error {
 		}
 		for j := range to {
 			push.Pusher = to[j].ID
+			if to[j].Kind == kindEmail {
+				if push.NID != 0 && p.Emails != nil {
+					queue = append(queue, push)
+				}
+				continue
+			}
 			queue = append(queue, push)
 			kicked[to[j].ID] = kick{host: gatewayHost(&to[j])}
 		}

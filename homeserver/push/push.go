@@ -56,6 +56,8 @@ type Deps struct {
 	ReceiptUsers func(ctx context.Context, room, pos int64) ([]id.UserID, error)
 	// Ignores tells whether the user ignores the sender.
 	Ignores func(ctx context.Context, user, sender id.UserID) (bool, error)
+	// Emails sends notifications by mail; nil: this server sends no mail.
+	Emails *Emails
 }
 
 // Push serves push rules and pushers, and delivers notifications in Run.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
@@ -25,7 +26,7 @@ const (
 	maxPushkey     = 512 // bytes
 	eventIDOnly    = "event_id_only"
 	kindHTTP       = "http"
-	kindEmail      = "email"
+	appEmail       = "m.email"
 	errNoSuchEmail = "this server sends no notifications by mail"
 )
 
@@ -93,6 +94,11 @@ func (p *Push) setPusher(w http.ResponseWriter, r *http.Request) error {
 		DeviceName: *body.DeviceName, ProfileTag: body.ProfileTag, Lang: *body.Lang, Data: body.Data, Device: who.DeviceID,
 		Updated: time.Now().UnixMilli()}
 	err = p.Store.Write(r.Context(), func(tx *store.Tx) error {
+		if kind == kindEmail {
+			if err := ownAddress(tx, who.UserID, set.Pushkey); err != nil {
+				return err
+			}
+		}
 		have, err := tx.Pushers(who.UserID)
 		if err != nil {
 			return err
@@ -112,6 +118,20 @@ func (p *Push) setPusher(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return web.WriteJSON(w, struct{}{})
+}
+
+// ownAddress refuses addresses that the user has not confirmed: mail goes to nobody who did not ask for it.
+func ownAddress(tx *store.Tx, user id.UserID, address string) error {
+	own, err := tx.Threepids(user)
+	if err != nil {
+		return err
+	}
+	for _, t := range own {
+		if t.Medium == "email" && strings.EqualFold(t.Address, address) {
+			return nil
+		}
+	}
+	return mxerr.New(http.StatusBadRequest, "M_THREEPID_NOT_FOUND", "the pushkey must be an e-mail address of your account")
 }
 
 // checkPusherKey checks what also a deletion needs.
@@ -143,9 +163,14 @@ func (p *Push) checkPusher(b *pusherJSON, kind string) error {
 	switch kind {
 	case kindHTTP:
 	case kindEmail:
-		return mxerr.InvalidParam(errNoSuchEmail)
+		if p.Emails == nil {
+			return mxerr.InvalidParam(errNoSuchEmail)
+		}
+		if b.AppID != appEmail {
+			return mxerr.InvalidParam("the app_id of a pusher of the kind email is " + appEmail)
+		}
 	default:
-		return mxerr.InvalidParam("the kind of a pusher is http, or null to delete it")
+		return mxerr.InvalidParam("the kind of a pusher is http or email, or null to delete it")
 	}
 	var missing []string
 	for _, f := range []struct {
@@ -177,6 +202,9 @@ func (p *Push) checkPusher(b *pusherJSON, kind string) error {
 	if data.Format != "" && data.Format != "event_id_only" {
 		// More than was wished for would be sent otherwise.
 		return mxerr.InvalidParam("data.format must be event_id_only, or absent")
+	}
+	if kind == kindEmail {
+		return nil
 	}
 	if data.URL == "" {
 		return mxerr.MissingParam("Missing parameters: data.url")

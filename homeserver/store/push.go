@@ -210,7 +210,7 @@ func (tx *Tx) QueuePushes(list []Push) error {
 
 // DuePushers lists pushers for which something waits and that may be tried now.
 func (tx *Tx) DuePushers(now int64, limit int) (out []Pusher, err error) {
-	return tx.pushers(`id IN (SELECT pusher FROM push_queue) AND busy_until <= $1 AND next_try <= $1 ORDER BY next_try LIMIT $2`, now, limit)
+	return tx.pushers(`kind <> 'email' AND id IN (SELECT pusher FROM push_queue) AND busy_until <= $1 AND next_try <= $1 ORDER BY next_try LIMIT $2`, now, limit)
 }
 
 // Claimed is a pusher for which the caller alone delivers, and the oldest of what waits for it.
