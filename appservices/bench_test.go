@@ -81,6 +81,7 @@ func benchDelivery(b *testing.B, options ...hstest.Option) {
 		irc.mu.Unlock()
 		var mu sync.Mutex
 		sent := map[string]time.Time{}
+		var answered []time.Duration // how long the senders waited: a part of the whole
 		var wg sync.WaitGroup
 		began, cpu := time.Now(), processorTime(b)
 		for i, s := range senders {
@@ -96,6 +97,7 @@ func benchDelivery(b *testing.B, options ...hstest.Option) {
 					}
 					mu.Lock()
 					sent[event] = at
+					answered = append(answered, time.Since(at))
 					mu.Unlock()
 				}
 			})
@@ -129,6 +131,8 @@ func benchDelivery(b *testing.B, options ...hstest.Option) {
 		}
 		b.ReportMetric((processorTime(b)-cpu).Seconds()/perSecond/seconds*1000, "cpu-s/1000-events")
 		slices.Sort(took)
+		slices.Sort(answered)
+		b.ReportMetric(float64(answered[len(answered)*99/100].Microseconds())/1000, "send-p99-ms")
 		if len(took) != perSecond*seconds {
 			b.Fatalf("%d of %d events arrived", len(took), perSecond*seconds)
 		}
