@@ -129,7 +129,7 @@ func (rs *Rooms) commit(ctx context.Context, units []*unit) {
 		}
 		units = b.units
 		if err == nil && b.head > b.found {
-			rs.pacer.end(len(units)+rs.queue.waiting(), b.head-b.found, b.head)
+			rs.pacer.end(len(units)+rs.queue.waiting(), b.head-b.found, rs.d.Store.Foreign())
 		}
 		if err != nil {
 			rs.failed(ctx, b, units, err)
@@ -560,7 +560,6 @@ func (b *commitBatch) write(tx *store.Tx) error {
 		return err
 	}
 	b.found = tx.Head()
-	b.rs.pacer.found(b.found)
 	if err := b.check(tx); err != nil {
 		return err
 	}

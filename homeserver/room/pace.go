@@ -20,23 +20,18 @@ type pacer struct {
 	busy    float64   // ns that a transaction takes from its beginning until it is applied, on the average
 	own     float64   // entries of a transaction, on the average
 	foreign float64   // entries of others between two of this process's transactions, on the average
-	head    int64     // behind the last transaction
+	applied int64     // how many entries of others were applied when the last one ended
 	began   time.Time // when the last one began
 	all     int       // units of the last one, and those that waited when it ended
 }
 
-// found notes where a transaction found the head.
-func (p *pacer) found(head int64) {
-	if p.head > 0 {
-		drift(&p.foreign, float64(min(head-p.head, 1000)))
-	}
-}
-
-// end notes that a transaction is committed and applied. all is how many were answered by it or wait.
-func (p *pacer) end(all int, entries, head int64) {
+// end notes that a transaction is committed and applied. all is how many were answered by it or wait, foreign how many entries of
+// others this process has applied up to now.
+func (p *pacer) end(all int, entries, foreign int64) {
 	drift(&p.busy, float64(time.Since(p.began)))
 	drift(&p.own, float64(entries))
-	p.all, p.head = all, head
+	drift(&p.foreign, float64(min(foreign-p.applied, 1000)))
+	p.all, p.applied = all, foreign
 }
 
 // drift moves an average towards what was seen last.

@@ -60,6 +60,9 @@ func (s *Store) bring(ctx context.Context, entries []Entry) {
 	s.applyForeign(strange)
 }
 
+// Foreign is how many entries of other processes this one has applied.
+func (s *Store) Foreign() int64 { return s.foreign.Load() }
+
 // hint tells the tailer that another process has committed up to a position; 0 if it did not say which.
 func (s *Store) hint(pos int64) {
 	for {

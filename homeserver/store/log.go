@@ -574,6 +574,7 @@ func (s *Store) applyForeign(strange []Entry) int {
 			end++
 		}
 		s.applyLocked(strange[:end])
+		s.foreign.Add(int64(end))
 		n += end
 		strange = strange[end:]
 	}

@@ -51,6 +51,7 @@ type Store struct {
 	started  chan struct{}        // closed when Follow has begun
 	onCast   func(string, string) // broadcasts received
 	kick     chan struct{}        // asks the tailer to look at the head now
+	foreign  atomic.Int64         // entries of other processes that were applied
 	hints    chan int64           // tells the tailer up to where other processes have committed
 	inLine   atomic.Int64         // transactions of the committer that wait for the log's lock or hold it
 
