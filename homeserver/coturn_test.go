@@ -4,7 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
-	"os/exec"
+	osexec "os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +60,6 @@ func relay(t *testing.T, address, username, password string) string {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	// The exit code says nothing of what went wrong, so what is printed counts.
-	out, _ := exec.CommandContext(ctx, "turnutils_uclient", "-y", "-c", "-n", "2", "-m", "2", "-u", username, "-w", password, "-p", port, host).CombinedOutput()
+	out, _ := osexec.CommandContext(ctx, "turnutils_uclient", "-y", "-c", "-n", "2", "-m", "2", "-u", username, "-w", password, "-p", port, host).CombinedOutput()
 	return string(out)
 }
