@@ -250,7 +250,7 @@ func (s *SSO) stepUpAtProvider(w http.ResponseWriter, r *http.Request, b *Browse
 	if info, ok := s.Providers.Get(provider, "en"); !ok || !info.StepUp {
 		return false, errNoFactor
 	}
-	if _, err := s.begin(w, r, Attempt{Return: back, Known: b.User, Need: need}); err != nil {
+	if _, err := s.begin(w, r, Attempt{Return: back, Known: b.User, Need: need, StepUp: stepUpWanted}); err != nil {
 		return true, err
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {

@@ -39,7 +39,9 @@ func (s *SSO) beginUpstream(w http.ResponseWriter, r *http.Request) error {
 	p := upstream.BeginParams{State: newSecret(), Lang: s.Kit.Lang(r), LoginHint: a.Hint}
 	if a.Need.MaxAge > 0 {
 		p.MaxAge = max(a.Need.MaxAge, time.Minute)
-		p.Prompt = "login"
+		if a.StepUp != stepUpWanted { // else the sign-in is fresh enough, and only a factor is missing
+			p.Prompt = "login"
+		}
 	}
 	p.MFA = a.Need.Factor || a.StepUp == stepUpWanted
 	if a.StepUp == stepUpWanted {
