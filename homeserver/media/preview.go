@@ -169,9 +169,18 @@ func (m *Media) readPage(ctx context.Context, u *url.URL, language string) (map[
 	if err != nil {
 		return nil, fmt.Errorf("character set: %w", err)
 	}
-	properties, image := openGraph(utf8Body)
+	properties, image, embed := openGraph(utf8Body)
 	for k, v := range properties {
 		out[k] = v
+	}
+	if embed != "" && (image == "" || out["og:site_name"] == nil || out["og:description"] == nil) {
+		described, err := m.addOEmbed(ctx, resp.Request.URL, embed, language, out)
+		if err != nil {
+			m.Log.Debug("the description of a page was not read", "host", u.Host, "error", err)
+		}
+		if image == "" {
+			image = described
+		}
 	}
 	if image != "" {
 		// A page without its image is still a preview.
@@ -223,9 +232,9 @@ func (m *Media) keepImage(ctx context.Context, resp *http.Response, out map[stri
 	return nil
 }
 
-// openGraph reads the properties of a page, with title and description of plain HTML where it has none, and the URL of its
-// image.
-func openGraph(page io.Reader) (properties map[string]string, image string) {
+// openGraph reads the properties of a page, with title and description of plain HTML where it has none, and the URLs of its
+// image and of its oEmbed description.
+func openGraph(page io.Reader) (properties map[string]string, image, embed string) {
 	properties = make(map[string]string)
 	var title, description strings.Builder
 	set := func(name, value string) {
@@ -246,7 +255,7 @@ func openGraph(page io.Reader) (properties map[string]string, image string) {
 			if image == "" {
 				image = twitterImage
 			}
-			return properties, image
+			return properties, image, embed
 		case html.TextToken:
 			if inTitle && title.Len() < 4*maxPropertyText {
 				title.Write(z.Text())
@@ -260,6 +269,10 @@ func openGraph(page io.Reader) (properties map[string]string, image string) {
 			switch atom.Lookup(name) {
 			case atom.Title:
 				inTitle = title.Len() == 0
+			case atom.Link:
+				if href := oEmbedLink(z, more); embed == "" {
+					embed = href
+				}
 			case atom.Meta:
 				name, content := metaTag(z, more)
 				switch {

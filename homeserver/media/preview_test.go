@@ -41,6 +41,9 @@ func newSite(t *testing.T, hits *atomic.Int64) *httptest.Server {
 	page("/fakepic", "text/html", `<title>t</title><meta property="og:image" content="/fake.png">`)
 	page("/file", "text/html", `<title>t</title><meta property="og:image" content="file:///etc/passwd">`)
 	page("/zip", "application/zip", "PK")
+	page("/video", "text/html", `<title>Player</title><link rel="alternate" type="application/json+oembed" href="/embed?x=1&amp;y">`)
+	page("/embed", "application/json", `{"type":"video","title":"A film","author_name":"Ann","provider_name":"Tube","html":"<script>","thumbnail_url":"`+"/pic.png"+`"}`)
+	page("/badembed", "text/html", `<title>t</title><link rel=alternate type=application/json+oembed href="/plain">`)
 	page("/huge", "text/html", "<title>huge</title>"+strings.Repeat("x", 4<<20)+`<meta property="og:title" content="late">`)
 	mux.HandleFunc("GET /moved", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/plain", http.StatusFound) })
 	mux.HandleFunc("GET /loop", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/loop", http.StatusFound) })
@@ -82,11 +85,15 @@ func TestPreview(t *testing.T) {
 		if again := get("/og"); again.Raw != p.Raw || hits.Load() != before {
 			t.Error("the preview is not kept")
 		}
-		for path, title := range map[string]string{"/plain": "Only a title", "/gbk": "季度报告", "/moved": "Only a title", "/huge": "huge", "/fakepic": "t", "/file": "t"} {
+		for path, title := range map[string]string{"/plain": "Only a title", "/gbk": "季度报告", "/moved": "Only a title", "/huge": "huge", "/fakepic": "t", "/file": "t", "/badembed": "t"} {
 			p := get(path)
 			if p.Get("og:title").Str != title || p.Get("og:image").Exists() {
 				t.Errorf("%s: %s", path, p.Raw)
 			}
+		}
+		if p := get("/video"); p.Get("og:title").Str != "Player" || p.Get("og:site_name").Str != "Tube" || p.Get("og:description").Str != "Ann" ||
+			!strings.HasPrefix(p.Get("og:image").Str, "mxc://") {
+			t.Errorf("a page with a description: %s", p.Raw)
 		}
 		if p := get("/pic.png"); !strings.HasPrefix(p.Get("og:image").Str, "mxc://") {
 			t.Errorf("an image: %s", p.Raw)
@@ -128,7 +135,7 @@ func (refuse) RoundTrip(*http.Request) (*http.Response, error) {
 func FuzzOpenGraph(f *testing.F) {
 	f.Add([]byte(`<title>a</title><meta property="og:image" content="x"><meta name=description content=y>`))
 	f.Fuzz(func(t *testing.T, page []byte) {
-		properties, _ := openGraph(strings.NewReader(string(page)))
+		properties, _, _ := openGraph(strings.NewReader(string(page)))
 		for k, v := range properties {
 			if len([]rune(v)) > maxPropertyText || v == "" || len(k) > 64 {
 				t.Fatalf("%q: %q", k, v)
