@@ -162,7 +162,6 @@ type Parked struct {
 	start    time.Time
 	cors     bool
 	close    bool // the connection ends with this answer
-	answered bool // the connection waits for its next request
 
 	mu     sync.Mutex
 	woken  bool
