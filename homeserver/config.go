@@ -160,10 +160,16 @@ type RateLimit struct {
 
 // Media is about uploaded files.
 type Media struct {
-	Path          string `yaml:"path"` // empty: media inside data_dir
-	MaxUploadSize Size   `yaml:"max_upload_size"`
-	URLPreviews   bool   `yaml:"url_previews"`
-	ImageMemory   Size   `yaml:"image_memory"`
+	Path          string         `yaml:"path"` // empty: media inside data_dir
+	MaxUploadSize Size           `yaml:"max_upload_size"`
+	URLPreviews   bool           `yaml:"url_previews"`
+	ImageMemory   Size           `yaml:"image_memory"`
+	Retention     MediaRetention `yaml:"retention"`
+}
+
+// MediaRetention is how long files are kept that nobody fetches.
+type MediaRetention struct {
+	Local Duration `yaml:"local"` // 0: for ever
 }
 
 // Push is about notifications to push gateways.
@@ -385,7 +391,7 @@ func (c *Config) AccountConfig() account.Config {
 
 // MediaConfig is the content repository's part.
 func (c *Config) MediaConfig() media.Config {
-	return media.Config{MaxUpload: int64(c.Media.MaxUploadSize), ImageMemory: int64(c.Media.ImageMemory), Previews: c.Media.URLPreviews}
+	return media.Config{MaxUpload: int64(c.Media.MaxUploadSize), ImageMemory: int64(c.Media.ImageMemory), Previews: c.Media.URLPreviews, Retention: c.Media.Retention.Local.Std()}
 }
 
 // Limiter makes the rate limiter, nil where limits are off.

@@ -176,6 +176,10 @@ func (c *Config) checkOutside(d *configReader) error {
 	if c.Media.ImageMemory < 16<<20 {
 		return d.complain("media.image_memory", "must be at least \"16 MiB\"")
 	}
+	// Clients show what they fetched a day ago without asking, and the last use is noted twice a day.
+	if keep := c.Media.Retention.Local; keep != 0 && keep.Std() < 2*day {
+		return d.complain("media.retention.local", "must be 0 (files are kept for ever) or at least \"2d\"")
+	}
 	for i, uri := range c.TURN.URIs {
 		if !strings.HasPrefix(uri, "turn:") && !strings.HasPrefix(uri, "turns:") {
 			return d.complain(index("turn.uris", i), "is %q; it must be like turn:turn.example.org?transport=udp", uri)

@@ -99,6 +99,8 @@ func TestConfigErrors(t *testing.T) {
 		{"number out of range", "database:\n  max_connections: 0", "moothall.yaml:2: database.max_connections is 0; it must be from 2 to 1000"},
 		{"bad size", "media:\n  max_upload_size: 50 bananas", `moothall.yaml:2: media.max_upload_size "50 bananas" is no size`},
 		{"negative size", "media:\n  max_upload_size: -1", "is no size"},
+		{"short retention", "media:\n  retention:\n    local: 1h", `moothall.yaml:3: media.retention.local must be 0 (files are kept for ever) or at least "2d"`},
+		{"bad retention", "media:\n  retention: {local: -7d}", `moothall.yaml:2: media.retention.local "-7d" is no duration`},
 		{"bad duration", "turn:\n  ttl: soon", `moothall.yaml:2: turn.ttl "soon" is no duration`},
 		{"bad server name", "server_name: exa mple", "moothall.yaml:1: server_name"},
 		{"capitals", "server_name: Example.org", "small letters"},
@@ -144,7 +146,7 @@ listen:
   - address: 127.0.0.1:9000
     serve: [metrics, client]
     trusted_proxies: [127.0.0.1, "10.1.2.3/8"]
-media: {max_upload_size: 1.5 GB}
+media: {max_upload_size: 1.5 GB, retention: {local: 180d}}
 turn: {uris: ["turn:a"], shared_secret_file: `+secret+`, ttl: 1d12h}
 registration:
 `, "MOOTHALL_DATABASE_URL=postgres://db/x", "MOOTHALL_LISTEN_1_ADDRESS=:9001", "MOOTHALL_LISTEN_2_ADDRESS=:9002",
@@ -152,7 +154,7 @@ registration:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.PublicURL != "https://chat.example.org" || c.Media.MaxUploadSize != 1_500_000_000 || c.TURN.TTL.Std() != 36*time.Hour {
+	if c.PublicURL != "https://chat.example.org" || c.Media.MaxUploadSize != 1_500_000_000 || c.TURN.TTL.Std() != 36*time.Hour || c.Media.Retention.Local.Std() != 180*24*time.Hour {
 		t.Errorf("values are %+v", c)
 	}
 	if c.TURN.SharedSecret != "from a file" || strings.Contains(fmt.Sprintf("%v %+v %#v", c, c, c), "from a file") {

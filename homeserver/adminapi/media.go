@@ -4,7 +4,6 @@ import (
 	"context"
 	"math"
 	"net/http"
-	"regexp"
 
 	"maunium.net/go/mautrix/id"
 
@@ -50,7 +49,7 @@ type mediaJSON struct {
 }
 
 func newMediaJSON(m store.ListedMedia) mediaJSON {
-	return mediaJSON{ID: m.ID, Type: m.Type, Length: m.Size, Name: optional(m.Filename), Created: m.Created, QuarantinedBy: optional(m.QuarantinedBy), Protected: m.Protected}
+	return mediaJSON{ID: m.ID, Type: m.Type, Length: m.Size, Name: optional(m.Filename), Created: m.Created, LastAccess: &m.Accessed, QuarantinedBy: optional(m.QuarantinedBy), Protected: m.Protected}
 }
 
 // ours refuses other servers' media: there are none here.
@@ -156,9 +155,17 @@ func (a *API) deleteOldMedia(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var ids []string
-	err = a.Store.ReadOne(r.Context(), func(tx *store.Tx) (err error) {
-		ids, err = tx.MediaBefore(a.ServerName, int64(before), int64(size), keep, atMost)
-		return err
+	err = a.Store.Read(r.Context(), func(tx *store.Tx) (err error) {
+		q, more := store.MediaAge{Origin: a.ServerName, Before: int64(before), Larger: int64(size), KeepShown: keep, Limit: atMost}, true
+		for ids = nil; more && len(ids) < atMost; {
+			var page []string
+			if page, q, more, err = tx.OldMedia(q); err != nil {
+				return err
+			}
+			ids = append(ids, page...)
+		}
+		ids = ids[:min(len(ids), atMost)]
+		return nil
 	})
 	if err != nil {
 		return err
@@ -242,8 +249,6 @@ func (a *API) setProtected(w http.ResponseWriter, r *http.Request, on bool) erro
 	return empty(w)
 }
 
-var mxc = regexp.MustCompile(`mxc:\\?/\\?/([^/"\\]+)\\?/([A-Za-z0-9_-]+)`)
-
 // filesOf finds the media that the events of a room name.
 func (a *API) filesOf(ctx context.Context, rm *room.Room) (local, remote []string, err error) {
 	seen := map[string]bool{}
@@ -254,7 +259,7 @@ func (a *API) filesOf(ctx context.Context, rm *room.Room) (local, remote []strin
 			return nil, nil, err
 		}
 		for _, e := range page.Events {
-			for _, m := range mxc.FindAllSubmatch(e.PDU.Content(), -1) {
+			for _, m := range store.MXC.FindAllSubmatch(e.PDU.Content(), -1) {
 				server, mediaID := string(m[1]), string(m[2])
 				if seen[server+"/"+mediaID] {
 					continue

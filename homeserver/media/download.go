@@ -55,8 +55,12 @@ func (s reader) find(r *http.Request) (*store.Media, error) {
 	deadline := time.Now().Add(time.Duration(wait) * time.Millisecond)
 	for {
 		f, err := s.row(r.Context(), origin, mediaID, web.Requester(r) != nil)
-		if err != nil || f.Expires == nil {
-			return f, err
+		if err != nil {
+			return nil, err
+		}
+		if f.Expires == nil {
+			s.noteUse(f, time.Now())
+			return f, nil
 		}
 		left := time.Until(deadline)
 		if left <= 0 {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -29,6 +28,7 @@ type Config struct {
 	MaxPage       int64         // bytes read of a previewed page; 1 MiB
 	MaxPageImage  int64         // bytes of its image; 10 MiB
 	PreviewTime   time.Duration // for page and image together; 15 s
+	Retention     time.Duration // how long files are kept that nobody fetches; 0: for ever
 }
 
 func (c Config) withDefaults() Config {
@@ -71,6 +71,7 @@ type Media struct {
 	making   singleflight.Group  // thumbnails in the making, by blob key
 	fetching singleflight.Group  // previews in the making, by URL
 	pages    *semaphore.Weighted // previews at a time
+	used     uses
 }
 
 const maxPreviews = 8
@@ -119,14 +120,20 @@ const (
 	keepTemp    = 24 * time.Hour
 )
 
-// Run cleans up from time to time, until ctx ends.
+// Run cleans up and writes down which files are used, until ctx ends.
 func (m *Media) Run(ctx context.Context) error {
-	tick := time.NewTimer(time.Minute)
+	tick, note := time.NewTimer(time.Minute), time.NewTicker(noteUseEvery)
 	defer tick.Stop()
+	defer note.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return nil // what is not written yet is noted when the file is fetched again
+		case <-note.C:
+			if err := m.writeUses(ctx, time.Now()); err != nil && ctx.Err() == nil {
+				m.Log.Warn("note which files are used", "error", err)
+			}
+			continue
 		case <-tick.C:
 		}
 		if err := m.Clean(ctx, time.Now()); err != nil && ctx.Err() == nil {
@@ -137,12 +144,12 @@ func (m *Media) Run(ctx context.Context) error {
 }
 
 // Clean drops what has expired by the given time: announced uploads that never came, previews with their images, temporary
-// files of interrupted uploads.
+// files of interrupted uploads, files that nobody has fetched for longer than the configuration keeps them.
 func (m *Media) Clean(ctx context.Context, now time.Time) error {
 	errs := []error{m.Blobs.Clean(ctx, now.Add(-keepTemp))}
 	for ctx.Err() == nil {
 		var expired int64
-		var hashes, unused [][]byte
+		var hashes [][]byte
 		err := m.Store.Write(ctx, func(tx *store.Tx) (err error) {
 			if expired, err = tx.DeleteExpiredMedia(now.UnixMilli(), cleanChunk); err != nil {
 				return err
@@ -150,30 +157,16 @@ func (m *Media) Clean(ctx context.Context, now time.Time) error {
 			hashes, err = tx.DeleteOldPreviews(now.UnixMilli(), now.Add(-keepPreview).UnixMilli(), cleanChunk)
 			return err
 		})
-		if err == nil && len(hashes) > 0 {
-			err = m.Store.Read(ctx, func(tx *store.Tx) error {
-				unused = unused[:0]
-				for _, h := range hashes {
-					used, err := tx.MediaContentUsed(h)
-					if err != nil {
-						return err
-					}
-					if !used {
-						unused = append(unused, h)
-					}
-				}
-				return nil
-			})
+		if err != nil {
+			errs = append(errs, err)
+			break
 		}
-		errs = append(errs, err)
-		for _, h := range unused {
-			errs = append(errs, m.Blobs.DeleteUnused(ctx, hex.EncodeToString(h), now.Add(-keepTemp)))
-		}
-		if err != nil || expired < cleanChunk && len(hashes) < cleanChunk {
+		errs = append(errs, m.dropContents(ctx, hashes, now.Add(-keepTemp)))
+		if expired < cleanChunk && len(hashes) < cleanChunk {
 			break
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, m.expire(ctx, now))...)
 }
 
 // newMediaID gives 24 characters that cannot be guessed.
@@ -182,23 +175,3 @@ func newMediaID() string {
 	_, _ = rand.Read(b[:]) // never fails on supported systems
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
-
-// DropContents removes contents that no file has any more, by SHA-256.
-func (m *Media) DropContents(ctx context.Context, hashes [][]byte) error {
-	var errs []error
-	for _, h := range hashes {
-		used := false
-		err := m.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
-			used, err = tx.MediaContentUsed(h)
-			return err
-		})
-		if err == nil && !used {
-			err = m.Blobs.DeleteUnused(ctx, hex.EncodeToString(h), time.Now().Add(-dropGrace))
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-// dropGrace keeps a content that was stored just now: somebody may be about to refer to it.
-const dropGrace = time.Minute

@@ -169,7 +169,7 @@ func (tx *Tx) ListRooms(ours string) ([]ListedRoom, error) {
 	return out, err
 }
 
-const mediaColumns = `origin, media_id, usr, created, expires, type, filename, size, sha256, public, quarantined, quarantined_by, protected`
+const mediaColumns = `origin, media_id, usr, created, expires, type, filename, size, sha256, public, quarantined, quarantined_by, protected, accessed`
 
 // ListedMedia is a file as administrators see it.
 type ListedMedia struct {
@@ -179,12 +179,12 @@ type ListedMedia struct {
 }
 
 func (m *ListedMedia) dest() []any {
-	return []any{&m.Origin, &m.ID, &m.User, &m.Created, &m.Expires, &m.Type, &m.Filename, &m.Size, &m.SHA256, &m.Public, &m.Quarantined, &m.QuarantinedBy, &m.Protected}
+	return []any{&m.Origin, &m.ID, &m.User, &m.Created, &m.Expires, &m.Type, &m.Filename, &m.Size, &m.SHA256, &m.Public, &m.Quarantined, &m.QuarantinedBy, &m.Protected, &m.Accessed}
 }
 
 // mediaOrders are the columns that a user's files can be ordered by.
 var mediaOrders = map[string]string{
-	"media_id": "media_id", "upload_name": "filename", "created_ts": "created", "last_access_ts": "created", "media_length": "size",
+	"media_id": "media_id", "upload_name": "filename", "created_ts": "created", "last_access_ts": "accessed", "media_length": "size",
 	"media_type": "type", "quarantined_by": "quarantined_by", "safe_from_quarantine": "protected",
 }
 
@@ -260,20 +260,6 @@ func (tx *Tx) DeleteMedia(origin string, mediaIDs []string) (deleted []string, h
 			return nil
 		})
 	return deleted, hashes, err
-}
-
-// MediaBefore lists files that were uploaded before a time and are larger than a size; avatars of users and rooms are left
-// out where keepProfiles is set.
-func (tx *Tx) MediaBefore(origin string, before, size int64, keepProfiles bool, limit int) (out []string, err error) {
-	err = tx.Each(`SELECT m.media_id FROM media m WHERE m.origin = $1 AND m.usr <> '' AND m.created < $2 AND m.size > $3 AND m.expires IS NULL
-		AND ($4 = 0 OR NOT EXISTS (SELECT 1 FROM profiles p WHERE p.avatar_url = 'mxc://' || m.origin || '/' || m.media_id))
-		ORDER BY m.created LIMIT $5`, []any{origin, before, size, keepProfiles, limit}, func(r *Row) error {
-		var mediaID string
-		err := r.Scan(&mediaID)
-		out = append(out, mediaID)
-		return err
-	})
-	return out, err
 }
 
 // MediaUse is how much a user has uploaded.

@@ -19,12 +19,13 @@ type Media struct {
 	SHA256      []byte
 	Public      bool // may be read without a token
 	Quarantined bool
+	Accessed    int64 // when it was last fetched or uploaded, within a day; ms since 1970
 }
 
 // InsertMedia adds a file, or announces one.
 func (tx *Tx) InsertMedia(m Media) error {
-	_, err := tx.Exec(`INSERT INTO media (origin, media_id, usr, created, expires, type, filename, size, sha256, public)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+	_, err := tx.Exec(`INSERT INTO media (origin, media_id, usr, created, expires, type, filename, size, sha256, public, accessed)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $4)`,
 		m.Origin, m.ID, m.User, m.Created, m.Expires, m.Type, m.Filename, m.Size, m.SHA256, m.Public)
 	if err != nil {
 		return fmt.Errorf("insert media %s/%s: %w", m.Origin, m.ID, err)
@@ -35,8 +36,8 @@ func (tx *Tx) InsertMedia(m Media) error {
 // Media gives a file's row, nil if there is none.
 func (tx *Tx) Media(origin, mediaID string) (*Media, error) {
 	m := &Media{Origin: origin, ID: mediaID}
-	found, err := tx.Get([]any{&m.User, &m.Created, &m.Expires, &m.Type, &m.Filename, &m.Size, &m.SHA256, &m.Public, &m.Quarantined},
-		`SELECT usr, created, expires, type, filename, size, sha256, public, quarantined FROM media WHERE origin = $1 AND media_id = $2`,
+	found, err := tx.Get([]any{&m.User, &m.Created, &m.Expires, &m.Type, &m.Filename, &m.Size, &m.SHA256, &m.Public, &m.Quarantined, &m.Accessed},
+		`SELECT usr, created, expires, type, filename, size, sha256, public, quarantined, accessed FROM media WHERE origin = $1 AND media_id = $2`,
 		origin, mediaID)
 	if err != nil {
 		return nil, fmt.Errorf("read media %s/%s: %w", origin, mediaID, err)
@@ -56,7 +57,7 @@ func (tx *Tx) PendingMedia(user id.UserID, now int64) (n int, first int64, err e
 
 // CompleteMedia notes the content of an announced upload; false if it is not waiting for one (any more).
 func (tx *Tx) CompleteMedia(m Media, now int64) (bool, error) {
-	n, err := tx.Exec(`UPDATE media SET expires = NULL, type = $3, filename = $4, size = $5, sha256 = $6
+	n, err := tx.Exec(`UPDATE media SET expires = NULL, type = $3, filename = $4, size = $5, sha256 = $6, accessed = $7
 		WHERE origin = $1 AND media_id = $2 AND expires IS NOT NULL AND expires > $7`,
 		m.Origin, m.ID, m.Type, m.Filename, m.Size, m.SHA256, now)
 	if err != nil {
