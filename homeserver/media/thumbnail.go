@@ -1,7 +1,6 @@
 package media
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -29,14 +28,15 @@ func (s reader) thumbnail(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := web.QueryBool(r, "animated", false); err != nil { // a still image answers either wish
+	animated, err := web.QueryBool(r, "animated", false)
+	if err != nil {
 		return err
 	}
 	f, err := s.find(r)
 	if err != nil {
 		return err
 	}
-	key, contentType, err := s.thumbnailKey(r.Context(), f, b)
+	key, contentType, err := s.thumbnailKey(r.Context(), f, b, animated)
 	if err != nil {
 		return err
 	}
@@ -106,8 +106,11 @@ func cropBox(w, h int) box {
 }
 
 func extension(contentType string) string {
-	if contentType == "image/png" {
+	switch contentType {
+	case "image/png":
 		return "png"
+	case "image/gif":
+		return "gif"
 	}
 	return "jpg"
 }
@@ -117,27 +120,46 @@ func errNoThumbnail(why string) error {
 }
 
 // thumbnailKey gives the blob of a file's thumbnail, making it where needed. Where the original is what the box asks for and
-// harmless to show, it is its own thumbnail.
-func (m *Media) thumbnailKey(ctx context.Context, f *store.Media, b box) (key, contentType string, err error) {
+// harmless to show, it is its own thumbnail. A wish for an animated one is met where it can be.
+func (m *Media) thumbnailKey(ctx context.Context, f *store.Media, b box, animated bool) (key, contentType string, err error) {
 	hash := hex.EncodeToString(f.SHA256)
 	name := fmt.Sprintf("%s-%dx%d", hash, b.w, b.h)
 	if b.crop {
 		name += "crop"
 	}
-	for _, t := range [...]string{"image/jpeg", "image/png"} {
-		key := name + "." + extension(t)
-		blob, err := m.Blobs.Open(ctx, key)
-		if err == nil {
-			return key, t, blob.Close()
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return "", "", err
+	if animated {
+		if key, err := m.animatedKey(ctx, hash, name, b); err != nil || key != "" {
+			return key, "image/gif", err
 		}
 	}
+	for _, t := range [...]string{"image/jpeg", "image/png"} {
+		if key, err := m.stored(ctx, name+"."+extension(t)); err != nil || key != "" {
+			return key, t, err
+		}
+	}
+	return m.once(ctx, name, func(ctx context.Context) (string, string, error) { return m.makeThumbnail(ctx, hash, name, b) })
+}
+
+// stored gives the first of some blobs that there is, "" for none.
+func (m *Media) stored(ctx context.Context, keys ...string) (string, error) {
+	for _, key := range keys {
+		blob, err := m.Blobs.Open(ctx, key)
+		if err == nil {
+			return key, blob.Close()
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// once makes a blob. Whoever asks for the same meanwhile waits for this one; the first one's going away must not fail the
+// others.
+func (m *Media) once(ctx context.Context, name string, fn func(context.Context) (key, contentType string, err error)) (string, string, error) {
 	type made struct{ key, contentType string }
-	// Whoever asks for the same meanwhile waits for this one; the first one's going away must not fail the others.
 	ch := m.making.DoChan(name, func() (any, error) {
-		key, t, err := m.makeThumbnail(context.WithoutCancel(ctx), hash, name, b)
+		key, t, err := fn(context.WithoutCancel(ctx))
 		return made{key, t}, err
 	})
 	select {
@@ -150,6 +172,19 @@ func (m *Media) thumbnailKey(ctx context.Context, f *store.Media, b box) (key, c
 		v := res.Val.(made)
 		return v.key, v.contentType, nil
 	}
+}
+
+// storeBlob keeps what was made.
+func (m *Media) storeBlob(ctx context.Context, key string, b []byte) error {
+	w, err := m.Blobs.Create(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	if _, err := w.Write(b); err != nil {
+		return err
+	}
+	return w.Commit(key)
 }
 
 // makeThumbnail decodes, scales and stores.
@@ -187,15 +222,7 @@ func (m *Media) makeThumbnail(ctx context.Context, hash, name string, b box) (ke
 		return "", "", err
 	}
 	key = name + "." + extension(contentType)
-	w, err := m.Blobs.Create(ctx)
-	if err != nil {
-		return "", "", err
-	}
-	defer w.Abort()
-	if _, err := io.Copy(w, bytes.NewReader(out)); err != nil {
-		return "", "", err
-	}
-	return key, contentType, w.Commit(key)
+	return key, contentType, m.storeBlob(ctx, key, out)
 }
 
 // fit says which part of an image of that size is shown, and in which size, for a box. Nothing is ever enlarged, and nothing

@@ -181,7 +181,7 @@ func TestThumbnails(t *testing.T) {
 			{"png", encodePNG(t, q), "width=320&height=240", 480, 240, "image/jpeg", "rgbw"},
 			{"png with alpha", encodePNG(t, transparent), "width=320&height=240", 480, 240, "image/png", "r.r."},
 			{"16 bit png", encodePNG(t, image.NewRGBA64(image.Rect(0, 0, 1000, 1000))), "width=96&height=96&method=crop", 96, 96, "image/png", "...."},
-			{"gif", encodeGIF(t, quadrants(400, 400), image.NewRGBA(image.Rect(0, 0, 400, 400))), "width=96&height=96&method=crop&animated=true", 96, 96, "image/jpeg", "rgbw"},
+			{"gif", encodeGIF(t, quadrants(400, 400), image.NewRGBA(image.Rect(0, 0, 400, 400))), "width=96&height=96&method=crop&animated=true", 96, 96, "image/gif", "rgbw"},
 			{"small gif", encodeGIF(t, quadrants(40, 40)), "width=96&height=96", 40, 40, "image/jpeg", "rgbw"},
 			{"webp", encodeWebP(700, 600, color.RGBA{0, 0, 255, 255}), "width=96&height=96&method=crop&animated=false", 96, 96, "image/jpeg", "bbbb"},
 			{"long and thin", encodePNG(t, quadrants(4000, 4)), "width=32&height=32&method=crop", 4, 4, "image/jpeg", ""},
