@@ -145,7 +145,7 @@ func TestRetention(t *testing.T) {
 	})
 }
 
-// TestRetentionPages: what must stay at the front of the list keeps nothing behind it; 0 keeps everything; the archive
+// TestRetentionPages: a page full of what must stay keeps nothing behind it; 0 keeps everything; the archive
 // keeps what is deleted.
 func TestRetentionPages(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
@@ -154,19 +154,20 @@ func TestRetentionPages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var avatar, last string
+		var first, last, pack string
 		w.write(func(tx *store.Tx) error {
 			for i := range cleanChunk + 10 {
 				last = newMediaID()
-				if i == 0 {
-					avatar = last
-				}
 				if err := tx.InsertMedia(store.Media{Origin: "example.com", ID: last, User: alice, Created: int64(i), Type: "a/b", Size: size, SHA256: hash}); err != nil {
 					return err
 				}
+				if i == 0 {
+					first, pack = last, `"mxc://example.com/`+last+`"`
+				} else if i < cleanChunk {
+					pack += `,"mxc://example.com/` + last + `"`
+				}
 			}
-			uri := "mxc://example.com/" + avatar
-			if err := tx.SetProfile(store.Profile{User: bob, AvatarURL: &uri}); err != nil {
+			if err := roomWith(tx, 1, "m.room.image_pack", "", `{"x":[`+pack+`]}`); err != nil {
 				return err
 			}
 			_, err := tx.Exec(`INSERT INTO archive_head (id, active, number, nid, hash, noted, noted_at) VALUES (1, 1, 0, 0, $1, 0, 0)`, hash)
@@ -185,11 +186,11 @@ func TestRetentionPages(t *testing.T) {
 		}
 		w.Config.Retention = month
 		w.clean(time.Now())
-		if n := rows(); n != 1 {
+		if n := rows(); n != cleanChunk {
 			t.Errorf("%d files are left", n)
 		}
-		if a := w.req(bob, "GET", v1+"download/example.com/"+avatar, nil); a.StatusCode != 200 {
-			t.Errorf("the avatar: %d", a.StatusCode)
+		if a := w.req(bob, "GET", v1+"download/example.com/"+first, nil); a.StatusCode != 200 {
+			t.Errorf("one of the pack: %d", a.StatusCode)
 		}
 		blob, _, err := w.OpenArchived(context.Background(), "example.com", last)
 		if err != nil {
