@@ -72,7 +72,8 @@ func (d *directory) read(ctx context.Context) (*snapshot, error) {
 		return nil, fmt.Errorf("%s: %w", server, err)
 	}
 	if skew := out.server.skew; skew.Abs() > maxSkew {
-		out.warnings = append(out.warnings, fmt.Sprintf("the clock of %s differs from ours by %s", server, skew.Round(time.Second)))
+		// The server tells whole seconds.
+		out.warnings = append(out.warnings, fmt.Sprintf("the clock of %s differs from ours by %s", server, skew.Round(10*time.Second)))
 	}
 	for _, s := range d.searches() {
 		if err := d.readOne(ctx, conn, s, out); err != nil {
