@@ -647,8 +647,9 @@ func (b *commitBatch) checkRoom(tx *store.Tx, rb *roomBatch, row *store.Room, hi
 		}
 		if tries < underLock {
 			for _, u := range rb.units {
-				if u.err == nil && !answered[u] {
-					u.stale = true
+				if !answered[u] {
+					// A denial does not stand either: what stood before it in this batch will perhaps never be.
+					u.err, u.stale = nil, true
 				}
 			}
 			rb.events, rb.txnKeys, rb.owners = nil, nil, nil
@@ -657,6 +658,9 @@ func (b *commitBatch) checkRoom(tx *store.Tx, rb *roomBatch, row *store.Room, hi
 		// lost three times: read the room inside the lock, where nobody can be quicker
 		if err := b.rs.reread(tx, rb); err != nil {
 			return err
+		}
+		for _, u := range rb.units {
+			u.err = nil
 		}
 		rebuild = true
 	}
