@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/moothall/moothall/compliance/audit"
+	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 )
 
@@ -215,8 +217,13 @@ func recordBackup(ctx context.Context, cfg *Config, log *slog.Logger, dir string
 	if err != nil {
 		return err
 	}
-	err = recordCommand(ctx, cfg, st, log, audit.Entry{Action: "server.backup", Target: dir})
-	return errors.Join(err, st.Close())
+	for try := 0; ; try++ {
+		err = recordCommand(ctx, cfg, st, log, audit.Entry{Action: "server.backup", Target: dir})
+		if e := mxerr.As(err); e == nil || e.Status != http.StatusServiceUnavailable || try == 5 {
+			return errors.Join(err, st.Close())
+		}
+		// SQLite is not fair to who waits while a server writes all the time.
+	}
 }
 
 // Restore brings a backup back into an empty database and an empty media directory, after all of it was checked.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/store"
@@ -135,6 +136,7 @@ func keepWriting(t *testing.T, st *store.Store) (stop func() int) {
 				t.Errorf("write during the backup: %v", err)
 				return
 			}
+			time.Sleep(time.Millisecond) // SQLite is not fair to who waits
 		}
 	})
 	return func() int {

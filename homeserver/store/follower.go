@@ -28,12 +28,23 @@ func (tx *Tx) Now() (int64, error) {
 
 // RunFollower calls fn with the log's entries in order, from where the follower of this name stopped last, on one
 // process at a time, until ctx ends. Progress is stored after fn returned nil; after an error, and after a crash, fn gets
-// entries again. A new follower begins at the current head.
+// entries again. A new follower begins where this process began to follow the log: before the first request that it answers.
 func (s *Store) RunFollower(ctx context.Context, name string, fn func(ctx context.Context, entries []Entry) error) error {
 	return s.runLeased(ctx, followers, name, func(ctx context.Context, fence int64) error {
 		f := &follower{s: s, name: name, fence: fence, fn: fn}
 		return f.run(ctx)
 	})
+}
+
+// followedFrom is the position from which this process has followed the log, or the present head if it does not.
+func (s *Store) followedFrom(tx *Tx) (pos int64, err error) {
+	s.mu.Lock()
+	follows, pos := s.follows, s.from
+	s.mu.Unlock()
+	if !follows {
+		_, err = tx.Get([]any{&pos}, `SELECT pos FROM log_head WHERE id = 1`)
+	}
+	return pos, err
 }
 
 // follower is one that works.

@@ -16,7 +16,10 @@ const leaseTime = 15 * time.Second
 var errLeaseLost = errors.New("the lease was lost")
 
 // leaseTable holds leases: who does something, until when, and a fencing number that grows with each holder.
-type leaseTable struct{ add, take, renew, drop string }
+type leaseTable struct {
+	add, take, renew, drop string
+	follows                bool // add takes the position too from which a new one goes through the log
+}
 
 var (
 	// jobs: one holder at a time, also inside a process.
@@ -29,12 +32,13 @@ var (
 	}
 	// followers: a process that could not give its lease back, because the database was away, takes it again at once.
 	followers = leaseTable{
-		add: `INSERT INTO followers (name, pos, owner, fence, lease_until)
-			SELECT $1, pos, '', 0, 0 FROM log_head WHERE id = 1 ON CONFLICT (name) DO NOTHING`,
+		add: `INSERT INTO followers (name, pos, owner, fence, lease_until) VALUES ($1, $2, '', 0, 0) ON CONFLICT (name) DO NOTHING`,
 		take: `UPDATE followers SET owner = $2, fence = fence + 1, lease_until = $3
 			WHERE name = $1 AND (owner = $2 OR lease_until < $4) RETURNING fence`,
 		renew: `UPDATE followers SET lease_until = $3 WHERE name = $1 AND fence = $2`,
 		drop:  `UPDATE followers SET lease_until = 0 WHERE name = $1 AND fence = $2`,
+
+		follows: true,
 	}
 )
 
@@ -113,7 +117,15 @@ func (s *Store) takeLease(ctx context.Context, table leaseTable, name string) (f
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(table.add, name); err != nil {
+		args := []any{name}
+		if table.follows {
+			from, err := s.followedFrom(tx)
+			if err != nil {
+				return err
+			}
+			args = append(args, from)
+		}
+		if _, err := tx.Exec(table.add, args...); err != nil {
 			return err
 		}
 		ok, err = tx.Get([]any{&fence}, table.take, name, s.node, now+leaseTime.Milliseconds(), now)

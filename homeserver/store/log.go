@@ -353,7 +353,7 @@ func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func
 			s.wakers = append(s.wakers, l.Wake)
 		}
 	}
-	s.follows = true
+	s.follows, s.from = true, s.applied
 	select {
 	case <-s.started:
 	default:

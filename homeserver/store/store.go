@@ -48,6 +48,7 @@ type Store struct {
 	toWake   [][]Entry            // applied, not given to wakers yet
 	wakeKick chan struct{}        // something is in toWake
 	follows  bool                 // Follow runs
+	from     int64                // what was applied when it began
 	started  chan struct{}        // closed when Follow has begun
 	onCast   func(string, string) // broadcasts received
 	kick     chan struct{}        // asks the tailer to look at the head now
