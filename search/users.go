@@ -92,8 +92,10 @@ func (s *Search) Users(ctx context.Context, q *UserQuery) (*UserPage, error) {
 		return nil, err
 	}
 	base := Query{View: ViewUser, Types: q.Types, Rooms: q.Rooms, Senders: q.Senders, NotSenders: q.NotSenders}
-	if base.Rooms == nil {
-		base.Rooms = []int64{}
+	if len(base.Rooms) == 0 { // whoever is in no room finds nothing, also while there is no index yet
+		u := &userSearch{s: s, q: q, text: text, page: &UserPage{}, marks: map[string]bool{}}
+		u.highlight()
+		return u.page, nil
 	}
 	if q.HasURL != nil && *q.HasURL {
 		base.Flags = []string{FlagURL}

@@ -106,8 +106,15 @@ func finds(t testing.TB, c *hstest.Client, term string, want ...string) {
 // ready waits until the index of a new server can be asked.
 func ready(t testing.TB, c *hstest.Client) {
 	t.Helper()
+	var got hstest.Response
+	defer func() {
+		if t.Failed() {
+			t.Logf("the last answer was %d %s", got.Status, got.Body)
+		}
+	}()
 	within(t, 20*time.Second, "no answer to a search", func() bool {
-		return c.Do(t, "POST", `{"search_categories":{"room_events":{"search_term":"anything"}}}`, "/v3/search").Status == 200
+		got = c.Do(t, "POST", `{"search_categories":{"room_events":{"search_term":"anything"}}}`, "/v3/search")
+		return got.Status == 200
 	})
 }
 

@@ -96,7 +96,6 @@ func (p *Push) Routes() []web.Route {
 		{Pattern: "GET " + rules + "/", Auth: web.User, Rate: web.RateRead, Handler: p.getRules},
 		{Pattern: "GET " + rules + "/global", Auth: web.User, Rate: web.RateRead, Handler: p.getGlobal},
 		{Pattern: "GET " + rules + "/global/", Auth: web.User, Rate: web.RateRead, Handler: p.getGlobal},
-		{Pattern: "GET " + rules + "/global/{kind}/", Auth: web.User, Rate: web.RateRead, Handler: p.getKind},
 		{Pattern: "GET " + rule, Auth: web.User, Rate: web.RateRead, Handler: p.getRule},
 		{Pattern: "PUT " + rule, Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: p.putRule},
 		{Pattern: "DELETE " + rule, Auth: web.User, AllowSuspended: true, Rate: web.RateSend, Handler: p.deleteRule},

@@ -41,19 +41,6 @@ func (p *Push) getGlobal(w http.ResponseWriter, r *http.Request) error {
 	return writeStrict(w, rs)
 }
 
-// getKind handles GET /_matrix/client/v3/pushrules/global/{kind}/, which older clients call.
-func (p *Push) getKind(w http.ResponseWriter, r *http.Request) error {
-	kind, err := ParseKind(web.PathParam(r, "kind"))
-	if err != nil {
-		return err
-	}
-	rs, err := p.ruleset(r)
-	if err != nil {
-		return err
-	}
-	return writeStrict(w, rs.Of(kind))
-}
-
 // writeStrict renders rules, whose marshalers keep conditions as they were sent.
 func writeStrict(w http.ResponseWriter, v any) error {
 	b, err := json.Marshal(v)

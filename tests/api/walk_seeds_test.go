@@ -214,7 +214,7 @@ func withBan(w *walk, f *fixture) {
 }
 
 func withThread(w *walk, f *fixture) {
-	f.alice.Event(f.alice.CreateRoom("private_chat"), "m.room.message", `{"msgtype":"m.text","body":"x","msgtype":"m.text"}`)
+	f.alice.Event(f.alice.CreateRoom("private_chat"), "m.room.message", `{"msgtype":"m.text","body":"x"}`)
 	w.must(f.bob, "PUT", f.text(`{"msgtype":"m.text","body":"re","m.relates_to":{"rel_type":"m.thread","event_id":"{event}"}}`),
 		"/v3/rooms/%s/send/m.room.message/t", f.values["room"])
 }
