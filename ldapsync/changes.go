@@ -24,9 +24,17 @@ type batch struct {
 	err      error  // the search ended
 }
 
-// missingFrom adds what a batch that tells of everything does not name.
+// missingFrom returns what is gone: what the batch says, and what a batch that tells of everything does not name. A search tells
+// of its own kind alone: to the one of groups every person who changed is somebody whom it does not find (slapd names them so
+// after a break).
 func (b *batch) missingFrom(s *state) []string {
 	gone := slices.Clone(b.gone)
+	if b.search != "" {
+		gone = slices.DeleteFunc(gone, func(entryID string) bool {
+			it := s.items[entryID]
+			return it == nil || it.kind != b.kind
+		})
+	}
 	for entryID, it := range s.items {
 		if b.present != nil && it.kind == b.kind && !b.present[entryID] {
 			gone = append(gone, entryID)

@@ -237,12 +237,8 @@ func (f *follower) applyAll(ctx context.Context, p *planned, r *Report) error {
 			}
 		}
 	}
-	p.next.FullAt = f.Clock().UnixMilli()
-	if p.snap.server.invocation != "" {
-		p.next.Server, p.next.USN = p.snap.server.invocation, p.snap.server.usn
-	}
 	f.s = p.next
-	return w.finish(ctx, func(tx *store.Tx) error {
+	err = w.finish(ctx, func(tx *store.Tx) error {
 		for entryID := range old {
 			if p.next.items[entryID] == nil {
 				if err := tx.DeleteDirectoryItem(f.cfg.ID, entryID); err != nil {
@@ -250,8 +246,17 @@ func (f *follower) applyAll(ctx context.Context, p *planned, r *Report) error {
 				}
 			}
 		}
-		return f.put(tx)
+		return nil
 	})
+	if err != nil {
+		return err
+	}
+	// stored with the report of the run: who sees that the comparison is complete sees what it did
+	f.s.FullAt = f.Clock().UnixMilli()
+	if p.snap.server.invocation != "" {
+		f.s.Server, f.s.USN = p.snap.server.invocation, p.snap.server.usn
+	}
+	return nil
 }
 
 // applyGroups brings rooms and spaces to what the groups are now that all accounts are there.

@@ -181,8 +181,18 @@ func TestKilled(t *testing.T) {
 			s.wait(name, limit, func() bool { return s.profile(name)["org.moothall.title"] == fmt.Sprint("Title ", i) })
 		}
 		if got := s.status()["full_at"]; got != float64(full) {
-			// slapd may say what is there instead of what went when its log of changes does not reach back; TestRestart looks at the cookie
-			t.Logf("slapd named all entries: complete at %v before, at %v now", full, got)
+			t.Errorf("everything was compared again: complete at %v before, at %v now; runs: %v", full, got, s.status()["runs"])
+		}
+		disabled := 0.0
+		for _, run := range s.status()["runs"].([]any) {
+			run := run.(map[string]any)
+			disabled += run["disabled"].(float64)
+			if run["stopped"] != nil {
+				t.Errorf("a run stopped: %v", run)
+			}
+		}
+		if disabled != 1 {
+			t.Errorf("%v accounts were disabled, one is gone", disabled)
 		}
 	})
 }
