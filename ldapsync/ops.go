@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/homeserver/groups"
 	"github.com/moothall/moothall/homeserver/people"
 	"github.com/moothall/moothall/homeserver/store"
 )
@@ -146,10 +147,8 @@ func (w *work) one(ctx context.Context, o *op) error {
 	if fatal(err) {
 		return fmt.Errorf("%s: %w", o.dn, err)
 	}
-	// Whoever chats comes first: between two accounts there is as much room for messages as an account takes, so that a server
-	// that is busy is left alone the more. Whoever is to be out is not kept waiting for.
-	if !o.bars() {
-		pause(ctx, min(max(time.Since(began), yieldMin), yieldMax))
+	if !o.bars() { // whoever is to be out is not kept waiting for
+		groups.Yield(ctx, time.Since(began))
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -180,12 +179,6 @@ func (w *work) one(ctx context.Context, o *op) error {
 	}
 	return w.keepLocked(ctx, it)
 }
-
-// yieldMin and yieldMax bound the pause after an account that was written.
-const (
-	yieldMin = 4 * time.Millisecond
-	yieldMax = 20 * time.Millisecond
-)
 
 func pause(ctx context.Context, d time.Duration) {
 	select {

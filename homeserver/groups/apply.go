@@ -270,9 +270,11 @@ func (e *execution) shape(ctx context.Context, p *RoomPlan) error {
 		}
 	}
 	if p.RoomID == "" {
+		began := time.Now()
 		if err := e.g.create(ctx, p); err != nil {
 			return e.failed(ctx, p, "make", err)
 		}
+		Yield(ctx, time.Since(began))
 		e.mu.Lock()
 		e.rooms[p.t.key] = p.RoomID
 		e.mu.Unlock()
@@ -326,6 +328,7 @@ func (e *execution) people(ctx context.Context, p *RoomPlan) error {
 		{"remove", p.Leave, e.g.kicks, e.g.noteOut, func(n int) Counts { return Counts{Leave: n} }},
 	} {
 		for list := range chunks(step.users, e.g.pace.unit) {
+			began := time.Now()
 			did, err := e.unit(ctx, p, list, step.draft)
 			if len(did) > 0 {
 				if err := step.note(ctx, p, did); err != nil {
@@ -337,6 +340,9 @@ func (e *execution) people(ctx context.Context, p *RoomPlan) error {
 				if err := e.failed(ctx, p, step.what, err); err != nil {
 					return err
 				}
+			}
+			if step.what != "remove" { // whoever is to be out is not kept waiting for
+				Yield(ctx, time.Since(began))
 			}
 		}
 	}

@@ -1,8 +1,10 @@
 package groups
 
 import (
+	"context"
 	"iter"
 	"slices"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -41,3 +43,18 @@ func sameGroup(a, b *Group) bool {
 
 // chunks cuts a list into pieces.
 func chunks[T any](list []T, size int) iter.Seq[[]T] { return slices.Chunk(list, size) }
+
+// yieldMin and yieldMax bound a pause of Yield.
+const (
+	yieldMin = 4 * time.Millisecond
+	yieldMax = 20 * time.Millisecond
+)
+
+// Yield waits after a piece of work that nobody waits for, as long as that took (4 to 20 ms): whoever chats comes first, and a
+// server that is busy is left alone the more.
+func Yield(ctx context.Context, took time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(min(max(took, yieldMin), yieldMax)):
+	}
+}
