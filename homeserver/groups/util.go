@@ -46,15 +46,15 @@ func chunks[T any](list []T, size int) iter.Seq[[]T] { return slices.Chunk(list,
 
 // yieldMin and yieldMax bound a pause of Yield.
 const (
-	yieldMin = 4 * time.Millisecond
-	yieldMax = 20 * time.Millisecond
+	yieldMin = 8 * time.Millisecond
+	yieldMax = 30 * time.Millisecond
 )
 
-// Yield waits after a piece of work that nobody waits for, as long as that took (4 to 20 ms): whoever chats comes first, and a
-// server that is busy is left alone the more.
+// Yield waits after a piece of work that nobody waits for, twice as long as that took (8 to 30 ms): whoever chats comes first, and
+// a server that is busy is left alone the more.
 func Yield(ctx context.Context, took time.Duration) {
 	select {
 	case <-ctx.Done():
-	case <-time.After(min(max(took, yieldMin), yieldMax)):
+	case <-time.After(min(max(2*took, yieldMin), yieldMax)):
 	}
 }

@@ -599,7 +599,7 @@ func (tx *Tx) ReadLog(after int64, limit int) ([]Entry, error) {
 
 // maintain drops entries that all followers have passed, and moves SQLite's WAL into its file.
 func (s *Store) maintain(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(250 * time.Millisecond) // small checkpoints: a large one keeps the disk from the commits
 	defer tick.Stop()
 	lastPrune := time.Now()
 	for {

@@ -2,8 +2,11 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -321,15 +324,21 @@ func (b *sqliteBackend) exclusive(ctx context.Context, fn func(*Tx) error) error
 	return sqliteError(err)
 }
 
-// checkpoint moves the WAL into the database file beside the commits.
+// Sizes of the WAL, in bytes: what is moved at once, when the WAL is to begin anew, what writers may wait for then, and what no
+// reader may make it grow beyond.
+const (
+	walStep  = 4 << 20
+	walLong  = 32 << 20
+	walShort = 1 << 20
+	walMost  = 256 << 20
+)
+
+// checkpoint moves the WAL into the database file beside the commits. Under steady writing a checkpoint always leaves what came
+// meanwhile, so that the WAL would never begin anew: when it is long, the little that is left is moved while writers wait.
 func (b *sqliteBackend) checkpoint(ctx context.Context) error {
-	info, err := os.Stat(b.path + "-wal")
-	if err != nil || info.Size() < 4<<20 {
-		return nil
-	}
-	mode := "PASSIVE"
-	if info.Size() > 256<<20 {
-		mode = "TRUNCATE" // a reader has pinned the WAL for long: reset it, even at the price of a short wait
+	size, left, err := b.wal()
+	if err != nil || left < walStep && size < walLong {
+		return err
 	}
 	c, err := openSQLiteConn(b.path, sqlite.OpenReadWrite)
 	if err != nil {
@@ -337,7 +346,49 @@ func (b *sqliteBackend) checkpoint(ctx context.Context) error {
 	}
 	defer func() { _ = c.Close() }()
 	c.SetInterrupt(ctx.Done())
+	if err := sqliteRun(c, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+		return err
+	}
+	size, left, err = b.wal()
+	if err != nil || size < walLong || left > walShort && size < walMost {
+		return err // by the next look the rest is smaller
+	}
+	mode := "PASSIVE"
+	if size >= walMost {
+		mode = "TRUNCATE" // a reader has pinned the WAL for long: reset it, even at the price of a wait
+	}
+	select {
+	case w := <-b.writer:
+		defer func() { b.writer <- w }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	return sqliteRun(c, "PRAGMA wal_checkpoint("+mode+")")
+}
+
+// wal returns how many bytes the WAL holds, and how many of them are not in the database file yet. It reads the WAL's index,
+// whose header is documented (https://sqlite.org/walformat.html): page size at 14, frames at 16, frames that were moved at 96.
+func (b *sqliteBackend) wal() (size, left int64, err error) {
+	f, err := os.Open(b.path + "-shm")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { _ = f.Close() }()
+	var h [100]byte
+	if _, err := f.ReadAt(h[:], 0); errors.Is(err, io.EOF) {
+		return 0, 0, nil // nothing was written yet
+	} else if err != nil {
+		return 0, 0, err
+	}
+	page := int64(binary.NativeEndian.Uint16(h[14:]))
+	if page == 1 {
+		page = 65536
+	}
+	frames, moved := int64(binary.NativeEndian.Uint32(h[16:])), int64(binary.NativeEndian.Uint32(h[96:]))
+	return frames * page, (frames - moved) * page, nil
 }
 
 func stepOnce(c *sqlite.Conn, sql string) error {
