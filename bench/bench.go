@@ -37,6 +37,7 @@ type Bench struct {
 	run      string // makes names unique
 	password string
 	results  []Result
+	rounds   int // of closed-loop senders up to now
 
 	mu         sync.Mutex
 	users      []*user

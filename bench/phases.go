@@ -106,13 +106,14 @@ func (b *Bench) phaseJoin(ctx context.Context) error {
 func (b *Bench) senders(ctx context.Context, name string, n int, rooms []string, members [][]*user) error {
 	ctx, cancel := context.WithTimeout(ctx, b.Duration)
 	defer cancel()
+	b.rounds++
 	return b.measured(name, nil, func(r *recorder) error {
 		var wg sync.WaitGroup
 		for i := range n {
 			room := i % len(rooms)
-			// a copy, so that transaction ids of two senders never meet
+			// a copy, so that transaction ids of two senders never meet, nor those of two rounds: what was sent before is not sent
 			u := members[room][(i/len(rooms))%len(members[room])].alone()
-			u.txn = i * 1_000_000_000
+			u.txn = b.rounds*1_000_000_000_000 + i*1_000_000_000
 			wg.Go(func() {
 				for ctx.Err() == nil {
 					start := time.Now()
