@@ -13,7 +13,7 @@ import (
 // batch is what changed since the last look.
 type batch struct {
 	search  string // of syncrepl: whose cookie it is
-	kind    int64
+	kind    int64  // of syncrepl: what the search finds, which is all that gone and present speak of; 0: of all kinds
 	entries []*entry
 	gone    []string // ids
 	// present are, in a batch that tells of everything, all entries that there still are; nil: gone says which are not.
@@ -29,7 +29,7 @@ type batch struct {
 // after a break).
 func (b *batch) missingFrom(s *state) []string {
 	gone := slices.Clone(b.gone)
-	if b.search != "" {
+	if b.kind != 0 {
 		gone = slices.DeleteFunc(gone, func(entryID string) bool {
 			it := s.items[entryID]
 			return it == nil || it.kind != b.kind

@@ -2,6 +2,8 @@ package ldapsync_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os/exec"
@@ -16,6 +18,8 @@ import (
 
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
+	"github.com/moothall/moothall/homeserver/store"
+	"github.com/moothall/moothall/homeserver/store/storetest"
 	"github.com/moothall/moothall/ldapsync"
 )
 
@@ -107,6 +111,60 @@ func TestRangeRetrieval(t *testing.T) {
 	if got := s.rooms(k); !slices.Equal(got, []string{"crowd"}) {
 		t.Errorf("bob's rooms: %v", got)
 	}
+}
+
+// TestInvocation has another database of the domain answer, as after a fail-over or a restored domain controller: its numbers of
+// changes mean nothing to what was seen before, so that everything is compared, and nobody is missed.
+func TestInvocation(t *testing.T) {
+	d := newDomain(t)
+	d.user("alice")
+	s := serve(t, hstest.Config(t, d.option(func(c *homeserver.Directory) { c.Sync.Mode = "usn" })))
+	s.ready()
+	s.Stop()
+	db := storetest.Open(t, store.Config{DataDir: s.Config.DataDir})
+	err := db.Write(t.Context(), func(tx *store.Tx) error {
+		raw, _, err := tx.LDAPState("corp")
+		if err != nil {
+			return err
+		}
+		var state map[string]any
+		if err := json.Unmarshal(raw, &state); err != nil {
+			return err
+		}
+		if state["server"] == nil || state["usn"] == nil {
+			t.Errorf("the state names no server: %s", raw)
+		}
+		// what another controller had: far beyond the numbers of this one
+		state["server"], state["usn"] = "00000000-0000-4000-8000-000000000000", 1<<50
+		raw, err = json.Marshal(state)
+		return errors.Join(err, tx.PutLDAPState("corp", raw))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d.user("late")
+	s = serve(t, s.Config)
+	s.wait("the new account", limit, func() bool { return s.profile(d.name("late")) != nil })
+	s.wait("the run", limit, func() bool {
+		return slices.ContainsFunc(s.status()["runs"].([]any), func(run any) bool {
+			return strings.HasPrefix(run.(map[string]any)["why"].(string), "another domain controller")
+		})
+	})
+	d.user("later") // and from there on by the numbers of this one
+	s.wait("the next account", limit, func() bool { return s.profile(d.name("later")) != nil })
+}
+
+// TestReconcile compares everything when it is time to, also where all changes are pushed.
+func TestReconcile(t *testing.T) {
+	c := newCorp(t)
+	c.user("alice")
+	s := serve(t, hstest.Config(t, c.option(func(d *homeserver.Directory) { d.Sync.Reconcile = homeserver.Duration(time.Second) })))
+	s.following()
+	first := s.status()["full_at"].(float64)
+	s.wait("another comparison", limit, func() bool { return s.status()["full_at"].(float64) >= first+1000 })
 }
 
 // TestActiveDirectoryUnits gives a domain's units a tree of spaces, and an entry that is moved to where nobody may read it away.
