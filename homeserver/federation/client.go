@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"time"
@@ -33,6 +34,8 @@ type Deps struct {
 	Trusted    *http.Client // for those that the configuration names
 	// DialAt makes a request of Client connect to another address than its URL's.
 	DialAt func(ctx context.Context, address string) context.Context
+	// LookupSRV finds the SRV records of a service over TCP; nil: those of the system's resolver.
+	LookupSRV func(ctx context.Context, service, host string) ([]*net.SRV, error)
 	// Servers gives the base URL of servers that are not looked for.
 	Servers map[string]string
 }
@@ -47,6 +50,12 @@ type Client struct {
 func New(d Deps) *Client {
 	if d.Logger == nil {
 		d.Logger = slog.Default()
+	}
+	if d.LookupSRV == nil {
+		d.LookupSRV = func(ctx context.Context, service, host string) ([]*net.SRV, error) {
+			_, found, err := net.DefaultResolver.LookupSRV(ctx, service, "tcp", host)
+			return found, err
+		}
 	}
 	return &Client{d: d}
 }
@@ -100,6 +109,7 @@ func (c *Client) post(ctx context.Context, server, path string, content []byte) 
 	}
 	req.Header.Set("Authorization", auth)
 	req.Header.Set("Content-Type", "application/json")
+	req.Host = to.host
 	resp, err := to.client.Do(req)
 	if err != nil {
 		return 0, nil, err

@@ -18,6 +18,7 @@ import (
 // place is where a server is reached.
 type place struct {
 	base   string // https://host:port; its host is what the certificate must name
+	host   string // the Host header; "": that of base
 	dial   string // host:port to connect to in place of that; "": none
 	client *http.Client
 }
@@ -84,43 +85,49 @@ func (c *Client) look(ctx context.Context, server string, delegate bool) (place,
 	if err != nil {
 		return place{}, err
 	}
-	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil || port != "" {
-		if port == "" {
-			port = "8448"
-		}
+	usual := place{base: "https://" + host + ":8448", host: host, client: c.d.Client}
+	if port != "" {
 		return place{base: "https://" + host + ":" + port, client: c.d.Client}, nil
 	}
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return usual, nil
+	}
 	if delegate {
-		if next, err := c.wellKnown(ctx, host); err == nil && next != "" {
+		if next := c.wellKnown(ctx, host); next != "" {
 			return c.look(ctx, next, false)
 		}
 	}
 	for _, service := range []string{"matrix-fed", "matrix"} {
-		_, found, err := net.DefaultResolver.LookupSRV(ctx, service, "tcp", host)
+		found, err := c.d.LookupSRV(ctx, service, host)
 		if err == nil && len(found) > 0 {
 			dial := net.JoinHostPort(strings.TrimSuffix(found[0].Target, "."), strconv.Itoa(int(found[0].Port)))
 			return place{base: "https://" + host, dial: dial, client: c.d.Client}, nil
 		}
 	}
-	return place{base: "https://" + host + ":8448", client: c.d.Client}, nil
+	return usual, nil
 }
 
-// wellKnown asks a host where its server is; "" where it does not say. Spec: GET /.well-known/matrix/server.
-func (c *Client) wellKnown(ctx context.Context, host string) (string, error) {
+// wellKnown asks a host where its server is; "" where it does not say. Spec: GET /.well-known/matrix/server: whatever is wrong
+// with the answer, it goes on as if there were none.
+func (c *Client) wellKnown(ctx context.Context, host string) string {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+host+"/.well-known/matrix/server", nil)
 	if err != nil {
-		return "", err
+		return ""
 	}
 	resp, err := c.d.Client.Do(req)
 	if err != nil {
-		return "", err
+		return ""
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, answerBytes))
 	if err != nil || resp.StatusCode != http.StatusOK || !gjson.ValidBytes(body) {
-		return "", err
+		return ""
 	}
-	return gjson.GetBytes(body, `m\.server`).Str, nil
+	next := gjson.GetBytes(body, `m\.server`).Str
+	if _, _, err := splitServerName(next); err != nil {
+		return ""
+	}
+	return next
 }
 
 // splitServerName parts a server name. Spec: appendices, "Server Name".
