@@ -32,7 +32,7 @@ var layers = [][]string{
 	{"homeserver/store"},
 	{"homeserver/page"},
 	{"homeserver/event", "homeserver/web", "homeserver/filter"},
-	{"homeserver/mxerr", "homeserver/child", "bench"}, // bench speaks only the public API: it needs nothing of the house
+	{"homeserver/mxerr", "homeserver/child", "homeserver/testkit", "bench"}, // bench speaks only the public API: it needs nothing of the house
 }
 
 // exact names units that do not cover the folders below them, because those are units of their own.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // BenchmarkDelivery sends 1,500 events a second for four seconds from 30 users, and reports the time from the send request
@@ -104,7 +105,7 @@ func benchDelivery(b *testing.B, options ...hstest.Option) {
 		}
 		wg.Wait()
 		spent := time.Since(began)
-		await(b, "all events", func() bool {
+		testkit.Eventually(b, "all events", func() bool {
 			irc.mu.Lock()
 			defer irc.mu.Unlock()
 			n := 0

@@ -11,6 +11,7 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // TestEncryption tells a service for end-to-end encryption of messages to its devices, of devices that changed, and of its
@@ -31,7 +32,7 @@ func TestEncryption(t *testing.T) {
 			alice.Must(t, "PUT", fmt.Sprintf(`{"messages":{"@irc_ann:test":{"BRIDGE":{"n":%d}}}}`, i), "/v3/sendToDevice/m.test/%s", alice.Txn())
 		}
 		for _, name := range []string{"to_device", "de.sorunome.msc2409.to_device"} {
-			await(t, name, func() bool { return len(irc.told(name)) == 2 })
+			testkit.Eventually(t, name, func() bool { return len(irc.told(name)) == 2 })
 			for i, m := range irc.told(name) {
 				if m["to_user_id"] != "@irc_ann:test" || m["to_device_id"] != "BRIDGE" || m["sender"] != string(alice.UserID) || hstest.At(m, "content", "n") != float64(i) {
 					t.Errorf("%s: %v", name, m)
@@ -51,14 +52,14 @@ func TestEncryption(t *testing.T) {
 			}
 			return false
 		}
-		await(t, "the members of the room", func() bool { return changed("changed", "@alice:test") })
+		testkit.Eventually(t, "the members of the room", func() bool { return changed("changed", "@alice:test") })
 		if changed("changed", "@eve:test") {
 			t.Error("the service was told of somebody who shares no room with it")
 		}
 		eve.Join(room)
-		await(t, "a newcomer", func() bool { return changed("changed", "@eve:test") })
+		testkit.Eventually(t, "a newcomer", func() bool { return changed("changed", "@eve:test") })
 		eve.Leave(room)
-		await(t, "who left", func() bool { return changed("left", "@eve:test") })
+		testkit.Eventually(t, "who left", func() bool { return changed("left", "@eve:test") })
 		count := fmt.Sprint(map[string]any{"@irc_ann:test": map[string]any{"BRIDGE": map[string]any{"signed_curve25519": 0}}})
 		ok := false
 		for _, b := range irc.all() {
@@ -108,7 +109,7 @@ func TestTwoNodes(t *testing.T) {
 	irc.awaitBodies(t, want...)
 	bob.Must(t, "PUT", `{"typing":true,"timeout":20000}`, "/v3/rooms/%s/typing/%s", room, bob.UserID)
 	alice.Must(t, "PUT", `{"typing":true,"timeout":20000}`, "/v3/rooms/%s/typing/%s", room, alice.UserID)
-	await(t, "typing on both nodes", func() bool {
+	testkit.Eventually(t, "typing on both nodes", func() bool {
 		s := fmt.Sprint(irc.told("ephemeral"))
 		return strings.Contains(s, "[@alice:test @bob:test]")
 	})
@@ -137,7 +138,7 @@ func TestReload(t *testing.T) {
 	}
 	irc.as(hs, "").must(t, "GET", "/v3/account/whoami", "")
 	write(t, dir, "broken.yaml", strings.ReplaceAll(irc.registration("namespaces: {}\nurl2: x"), "irc", "third"))
-	await(t, "the new registration", func() bool { return late.as(hs, "").do(t, "GET", "/v3/account/whoami", "").Status == 200 })
+	testkit.Eventually(t, "the new registration", func() bool { return late.as(hs, "").do(t, "GET", "/v3/account/whoami", "").Status == 200 })
 	room := alice.CreateRoom("public_chat")
 	late.as(hs, "").must(t, "POST", "/v3/join/"+url.PathEscape(string(room)), "{}")
 	alice.Text(room, "welcome")

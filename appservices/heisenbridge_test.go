@@ -2,13 +2,10 @@ package appservices_test
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,62 +15,9 @@ import (
 
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
+	"github.com/moothall/moothall/tests/process"
 )
-
-// partner gives what a variable names; in CI it has to be there.
-func partner(t *testing.T, name string) string {
-	t.Helper()
-	v := os.Getenv(name)
-	if v == "" && os.Getenv("CI") != "" {
-		t.Fatalf("%s is not set: ./scripts/test installs it", name)
-	}
-	if v == "" {
-		t.Skipf("%s is not set", name)
-	}
-	return v
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-// run starts a program that ends with the test; what it says is shown if the test fails.
-func run(t *testing.T, name string, args ...string) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, name, args...)
-	var mu sync.Mutex
-	var said strings.Builder
-	w := writer(func(b []byte) {
-		mu.Lock()
-		defer mu.Unlock()
-		said.Write(b)
-	})
-	cmd.Stdout, cmd.Stderr = w, w
-	if err := cmd.Start(); err != nil {
-		cancel()
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cancel()
-		_ = cmd.Wait() // it was killed
-		if t.Failed() {
-			mu.Lock()
-			defer mu.Unlock()
-			t.Logf("%s:\n%s", filepath.Base(name), said.String())
-		}
-	})
-}
-
-type writer func(b []byte)
-
-func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
 
 // irc is somebody on the IRC server.
 type irc struct {
@@ -85,7 +29,7 @@ type irc struct {
 func dialIRC(t *testing.T, port int, nick string) *irc {
 	t.Helper()
 	var c *irc
-	await(t, "the IRC server", func() bool {
+	testkit.Eventually(t, "the IRC server", func() bool {
 		conn, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
 		if err != nil {
 			return false
@@ -120,12 +64,12 @@ func (c *irc) heard(part string) bool {
 
 func (c *irc) await(t *testing.T, part string) {
 	t.Helper()
-	await(t, "on IRC: "+part, func() bool { return c.heard(part) })
+	testkit.Eventually(t, "on IRC: "+part, func() bool { return c.heard(part) })
 }
 
 // TestHeisenbridge lets somebody here talk with somebody on IRC through a bridge that nobody here wrote.
 func TestHeisenbridge(t *testing.T) {
-	command, ngircd := partner(t, "MOOTHALL_TEST_HEISENBRIDGE"), partner(t, "MOOTHALL_TEST_NGIRCD")
+	command, ngircd := testkit.Partner(t, "MOOTHALL_TEST_HEISENBRIDGE"), testkit.Partner(t, "MOOTHALL_TEST_NGIRCD")
 	t.Run("sqlite", func(t *testing.T) { testHeisenbridge(t, command, ngircd) })
 	t.Run("postgres", func(t *testing.T) { testHeisenbridge(t, command, ngircd, hstest.Postgres(storetest.Postgres(t))) })
 }
@@ -133,7 +77,7 @@ func TestHeisenbridge(t *testing.T) {
 func testHeisenbridge(t *testing.T, command, ngircd string, options ...hstest.Option) {
 	t.Parallel() // each has an IRC server of its own
 	hstestDir := t.TempDir()
-	bridge, port := freePort(t), freePort(t)
+	bridge, port := process.FreePort(t), process.FreePort(t)
 	file := write(t, hstestDir, "irc.yaml", fmt.Sprintf(`id: heisenbridge
 url: http://127.0.0.1:%d
 as_token: as-token-heisenbridge
@@ -153,9 +97,9 @@ namespaces:
 	}
 	hs := hstest.Start(t, append(options, registered(t, string(text)))...)
 	alice := hs.User("alice")
-	run(t, ngircd, "-n", "-f", conf)
+	process.Launch(t, ngircd, "-n", "-f", conf)
 	bob := dialIRC(t, port, "bob")
-	run(t, command, "-c", file, "-l", "127.0.0.1", "-p", fmt.Sprint(bridge), "-o", string(alice.UserID), hs.URL)
+	process.Launch(t, command, "-c", file, "-l", "127.0.0.1", "-p", fmt.Sprint(bridge), "-o", string(alice.UserID), hs.URL)
 	bob.say("JOIN #moothall")
 	bob.await(t, " 366 ")
 
@@ -205,7 +149,7 @@ namespaces:
 	}
 	// the bridge invites its owner into a room where it takes commands
 	var control id.RoomID
-	await(t, "the bridge's invitation", func() bool {
+	testkit.Eventually(t, "the bridge's invitation", func() bool {
 		return look(func(room string, e map[string]any) bool {
 			control = id.RoomID(room)
 			return e["state_key"] == string(alice.UserID) && hstest.At(e, "content", "membership") == "join"
@@ -215,7 +159,7 @@ namespaces:
 	alice.Text(control, fmt.Sprintf("ADDSERVER test 127.0.0.1 %d", port))
 	alice.Text(control, "OPEN test")
 	var network id.RoomID
-	await(t, "a room for the network", func() bool {
+	testkit.Eventually(t, "a room for the network", func() bool {
 		return look(func(room string, e map[string]any) bool {
 			if room == string(control) || e["sender"] == string(alice.UserID) {
 				return false
@@ -226,8 +170,8 @@ namespaces:
 	})
 	alice.Text(network, "NICK alice")
 	alice.Text(network, "CONNECT")
-	await(t, "connecting", func() bool { return look(says("Connecting to")) })
-	await(t, "alice on IRC", func() bool {
+	testkit.Eventually(t, "connecting", func() bool { return look(says("Connecting to")) })
+	testkit.Eventually(t, "alice on IRC", func() bool {
 		bob.say("ISON alice")
 		time.Sleep(100 * time.Millisecond)
 		return bob.heard(" 303 bob :alice")
@@ -235,7 +179,7 @@ namespaces:
 	alice.Text(network, "JOIN #moothall")
 	bob.await(t, "JOIN :#moothall")
 	var channel id.RoomID
-	await(t, "a message from IRC", func() bool {
+	testkit.Eventually(t, "a message from IRC", func() bool {
 		bob.say("PRIVMSG #moothall :hello from IRC") // the first ones may come before the room is there
 		return look(func(room string, e map[string]any) bool {
 			body, _ := hstest.At(e, "content", "body").(string)

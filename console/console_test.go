@@ -31,6 +31,7 @@ import (
 	"github.com/moothall/moothall/compliance/audit"
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 func archived(c *homeserver.Config) {
@@ -164,7 +165,7 @@ func (b *browser) find(words string, more ...string) *browser {
 // until asks again until the page shows a text: the archive and the index follow within a moment.
 func (b *browser) until(text, words string, more ...string) *browser {
 	b.t.Helper()
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(testkit.Patience); ; time.Sleep(200 * time.Millisecond) {
 		if b.find(words, more...); strings.Contains(b.text(), text) {
 			return b
 		}
@@ -194,14 +195,7 @@ func each(t *testing.T, fn func(t *testing.T, hs *hstest.Server), options ...hst
 	hstest.Each(t, fn, options...)
 	for _, name := range []string{"elasticsearch", "opensearch"} {
 		t.Run(name, func(t *testing.T) {
-			env := "MOOTHALL_TEST_" + strings.ToUpper(name)
-			at := os.Getenv(env)
-			if at == "" {
-				if os.Getenv("CI") != "" {
-					t.Fatalf("%s is not set: ./scripts/test starts %s", env, name)
-				}
-				t.Skipf("%s is not set", env)
-			}
+			at := testkit.Partner(t, "MOOTHALL_TEST_"+strings.ToUpper(name))
 			prefix := fmt.Sprintf("console-%x", time.Now().UnixNano())
 			t.Cleanup(func() { dropIndices(t, at, prefix) })
 			fn(t, hstest.Start(t, append([]hstest.Option{func(c *homeserver.Config) {
@@ -296,11 +290,9 @@ func TestConsole(t *testing.T) {
 		// A room that is deleted is gone from the index and stays in the archive.
 		boss := role(t, hs, "boss", "admin")
 		boss.Must(t, "DELETE", `{"purge":true}`, "/_synapse/admin/v2/rooms/%s", room)
-		for end := time.Now().Add(15 * time.Second); !strings.Contains(string(boss.Do(t, "GET", "", "/_synapse/admin/v2/rooms/%s/delete_status", room).Body), `"complete"`); time.Sleep(50 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatal("the room is still there")
-			}
-		}
+		testkit.Eventually(t, "the room is gone", func() bool {
+			return strings.Contains(string(boss.Do(t, "GET", "", "/_synapse/admin/v2/rooms/%s/delete_status", room).Body), `"complete"`)
+		})
 		b.find("4711", "room", string(room)).wants(200, "3 hits", "secretly", string(room))
 		b.find("", "room", string(room), "state", "deleted").wants(200, "1 hits", "secretly")
 		b.find("", "room", string(room), "state", "edited").wants(200, "nothing was quoted")
@@ -538,7 +530,7 @@ func TestFileOfArchive(t *testing.T) {
 			return status, string(body)
 		}
 		status, body := 0, ""
-		for end := time.Now().Add(15 * time.Second); status != 200 && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		for end := time.Now().Add(testkit.Patience); status != 200 && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 			status, body = get(olga, sent, "Case 9/2026") // archived within a moment
 		}
 		if status != 200 || body != content {

@@ -136,7 +136,7 @@ func keepWriting(t *testing.T, st *store.Store) (stop func() int) {
 				t.Errorf("write during the backup: %v", err)
 				return
 			}
-			time.Sleep(time.Millisecond) // SQLite is not fair to who waits
+			time.Sleep(10 * time.Millisecond) // SQLite is not fair to who waits
 		}
 	})
 	return func() int {

@@ -3,7 +3,6 @@ package homeserver_test
 import (
 	"context"
 	"net"
-	"os"
 	osexec "os/exec"
 	"strings"
 	"testing"
@@ -11,25 +10,12 @@ import (
 
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
-
-// coturnEnv says where a coturn runs, as scripts/partners/coturn prints it.
-const coturnEnv = "MOOTHALL_TEST_COTURN"
 
 // TestCoturn takes the credentials that a client gets to a real TURN server, whose own client relays packets with them.
 func TestCoturn(t *testing.T) {
-	line := os.Getenv(coturnEnv)
-	if line == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not set: ./scripts/test starts coturn", coturnEnv)
-		}
-		t.Skipf("%s is not set", coturnEnv)
-	}
-	at := map[string]string{}
-	for _, pair := range strings.Fields(line) {
-		k, v, _ := strings.Cut(pair, "=")
-		at[k] = v
-	}
+	at := testkit.PartnerValues(t, "MOOTHALL_TEST_COTURN")
 	hs := hstest.Start(t, func(c *homeserver.Config) {
 		c.TURN.URIs = []string{"turn:" + at["address"] + "?transport=udp"}
 		c.TURN.SharedSecret = homeserver.Secret(at["secret"])

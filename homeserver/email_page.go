@@ -46,9 +46,8 @@ func (s *Server) showEmail(w http.ResponseWriter, r *http.Request) error {
 // confirmEmail handles POST /_moothall/email/validate. Where the client named a page to go on to it is shown as a link
 // with its host, not jumped to: anybody can have a mail sent that names any page.
 func (s *Server) confirmEmail(w http.ResponseWriter, r *http.Request) error {
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-	if err := r.ParseForm(); err != nil {
-		return mxerr.InvalidParam("the form cannot be read")
+	if err := readForm(w, r); err != nil {
+		return err
 	}
 	data := pageData{ServerName: s.cfg.ServerName}
 	v, err := s.accounts.ConfirmEmail(r.Context(), r.PostFormValue("token"))
@@ -80,9 +79,8 @@ func (s *Server) showStop(w http.ResponseWriter, r *http.Request) error {
 // stopEmail handles POST /_moothall/email/stop, of the page and of mail programs (RFC 8058), which leave the token in the
 // address.
 func (s *Server) stopEmail(w http.ResponseWriter, r *http.Request) error {
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-	if err := r.ParseForm(); err != nil {
-		return mxerr.InvalidParam("the form cannot be read")
+	if err := readForm(w, r); err != nil {
+		return err
 	}
 	if err := s.push.StopEmail(r.Context(), r.FormValue("token")); err != nil && !mxerr.Is(err, "M_NOT_FOUND") {
 		return err

@@ -1,11 +1,8 @@
 package homeserver_test
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -14,75 +11,6 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 )
-
-// greenMailEnv says where a GreenMail runs, as scripts/partners/greenmail prints it.
-const greenMailEnv = "MOOTHALL_TEST_GREENMAIL"
-
-// greenMail is a real mail server.
-type greenMail map[string]string
-
-func findGreenMail(t *testing.T) greenMail {
-	t.Helper()
-	line := os.Getenv(greenMailEnv)
-	if line == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not set: ./scripts/test starts GreenMail", greenMailEnv)
-		}
-		t.Skipf("%s is not set", greenMailEnv)
-	}
-	g := greenMail{}
-	for _, pair := range strings.Fields(line) {
-		k, v, _ := strings.Cut(pair, "=")
-		g[k] = v
-	}
-	return g
-}
-
-func (g greenMail) option(c *homeserver.Config) {
-	c.Email = homeserver.Email{
-		Server: g["smtp"], TLS: "none", Username: g["user"], Password: homeserver.Secret(g["password"]), From: "Moothall 会议厅 <noreply@example.org>",
-	}
-}
-
-// mails are the mails to an address, as they came.
-func (g greenMail) mails(t *testing.T, address string) []string {
-	t.Helper()
-	resp, err := http.Get(g["api"] + "/user/" + address + "/messages")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil // nothing has come for the address yet: GreenMail does not know it
-	}
-	var list []struct {
-		MimeMessage string `json:"mimeMessage"`
-	}
-	if err := json.Unmarshal(b, &list); err != nil {
-		t.Fatalf("%v: %s", err, b)
-	}
-	out := make([]string, len(list))
-	for i, m := range list {
-		out[i] = m.MimeMessage
-	}
-	return out
-}
-
-func (g greenMail) wait(t *testing.T, address string, n int) string {
-	t.Helper()
-	for range 300 {
-		if got := g.mails(t, address); len(got) >= n {
-			return got[n-1]
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatalf("mail %d to %s did not come", n, address)
-	return ""
-}
 
 var mailedToken = regexp.MustCompile(`token=3D([A-Z]+\.[A-Za-z0-9_-]+)`)
 
@@ -98,8 +26,8 @@ func mailToken(t *testing.T, mail string) string {
 
 // TestRealMailServer resets a password by way of a real mail server.
 func TestRealMailServer(t *testing.T) {
-	g := findGreenMail(t)
-	hs := hstest.Start(t, g.option)
+	g := hstest.FindGreenMail(t)
+	hs := hstest.Start(t, g.Option)
 	address := fmt.Sprintf("alice%d@example.org", time.Now().UnixNano())
 	alice, nobody := hs.User("alice"), hs.Anonymous()
 	press := func(mail string) {
@@ -120,7 +48,7 @@ func TestRealMailServer(t *testing.T) {
 	}
 
 	sid := request("3pid")
-	mail := g.wait(t, address, 1)
+	mail := g.Wait(t, address, 1)
 	for _, want := range []string{"From: =?utf-8?", "noreply@example.org", "Auto-Submitted: auto-generated", "multipart/alternative", "Message-ID: <"} {
 		if !strings.Contains(mail, want) {
 			t.Errorf("the mail has no %q:\n%s", want, mail)
@@ -130,10 +58,10 @@ func TestRealMailServer(t *testing.T) {
 	alice.Must(t, "POST", fmt.Sprintf(`{"client_secret":"s3cret","sid":%q,"auth":{"type":"m.login.password","identifier":{"type":"m.id.user","user":"alice"},"password":%q}}`, sid, alice.Password), "/v3/account/3pid/add")
 
 	sid = request("password")
-	press(g.wait(t, address, 2))
+	press(g.Wait(t, address, 2))
 	nobody.Must(t, "POST", fmt.Sprintf(`{"new_password":"battery staple","auth":{"type":"m.login.email.identity","threepid_creds":{"sid":%q,"client_secret":"s3cret"}}}`, sid), "/v3/account/password")
 	nobody.Must(t, "POST", fmt.Sprintf(`{"type":"m.login.password","identifier":{"type":"m.id.thirdparty","medium":"email","address":%q},"password":"battery staple"}`, address), "/v3/login")
-	if n := len(g.mails(t, address)); n != 2 {
+	if n := len(g.Mails(t, address)); n != 2 {
 		t.Errorf("%d mails came, want 2", n)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // timeline lists the events that a sync response brings of a room.
@@ -27,7 +28,7 @@ func timeline(sync map[string]any, room id.RoomID) []map[string]any {
 // awaitMessage syncs until a message with this body arrives, and returns the event and the next token.
 func awaitMessage(t *testing.T, c *hstest.Client, since string, room id.RoomID, body string) (map[string]any, string) {
 	t.Helper()
-	end := time.Now().Add(10 * time.Second)
+	end := time.Now().Add(testkit.Patience)
 	for time.Now().Before(end) {
 		s := c.Sync("timeout=5000&since=" + url.QueryEscape(since))
 		since = s["next_batch"].(string)
@@ -68,7 +69,7 @@ func TestTwoNodes(t *testing.T) {
 	// typing crosses nodes too
 	alice.Must(t, "PUT", `{"typing":true,"timeout":20000}`, "/v3/rooms/%s/typing/%s", room, alice.UserID)
 	typing := false
-	for end := time.Now().Add(5 * time.Second); !typing && time.Now().Before(end); {
+	for end := time.Now().Add(15 * time.Second); !typing && time.Now().Before(end); {
 		s := bob.Sync("timeout=1000&since=" + url.QueryEscape(sinceB))
 		sinceB = s["next_batch"].(string)
 		list, _ := hstest.At(s, "rooms", "join", string(room), "ephemeral", "events").([]any)

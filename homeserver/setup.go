@@ -17,8 +17,17 @@ import (
 // maxSetupLinks is how many links are open at once: those of restarts and of other nodes before the first administrator is made.
 const maxSetupLinks = 8
 
-// maxForm bounds the body of the setup form.
+// maxForm bounds the body of a form.
 const maxForm = 16 << 10
+
+// readForm reads the form that a page sends.
+func readForm(w http.ResponseWriter, r *http.Request) error {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	if err := r.ParseForm(); err != nil {
+		return mxerr.InvalidParam("the form cannot be read")
+	}
+	return nil
+}
 
 // prepareSetup returns a fresh link to make the first administrator, or "" where there is one. Only the token's hash is
 // stored; earlier links stay open until one is used.
@@ -98,9 +107,8 @@ func (s *Server) setupData(token string) pageData {
 
 // finishSetup handles POST /setup: it makes the first administrator and closes all links.
 func (s *Server) finishSetup(w http.ResponseWriter, r *http.Request) error {
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-	if err := r.ParseForm(); err != nil {
-		return mxerr.InvalidParam("the form cannot be read")
+	if err := readForm(w, r); err != nil {
+		return err
 	}
 	token, name, password := r.PostFormValue("token"), r.PostFormValue("username"), r.PostFormValue("password")
 	data := s.setupData(token)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // slapdEnv says where an OpenLDAP runs, as scripts/partners/slapd prints it; sambaEnv where a Samba domain controller does.
@@ -25,24 +25,6 @@ const (
 	slapdEnv = "MOOTHALL_TEST_SLAPD"
 	sambaEnv = "MOOTHALL_TEST_SAMBA_AD"
 )
-
-// partner reads an environment variable of a partner: pairs of a name and a value.
-func partner(t testing.TB, env string) map[string]string {
-	t.Helper()
-	line := os.Getenv(env)
-	if line == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not set: ./scripts/test starts it", env)
-		}
-		t.Skipf("%s is not set", env)
-	}
-	out := map[string]string{}
-	for _, pair := range strings.Fields(line) {
-		k, v, _ := strings.Cut(pair, "=")
-		out[k] = v
-	}
-	return out
-}
 
 // corp is a company's directory of a test: a branch of its own in a real server.
 type corp struct {
@@ -54,7 +36,7 @@ type corp struct {
 
 func newCorp(t testing.TB) *corp {
 	t.Helper()
-	return corpAt(t, partner(t, slapdEnv))
+	return corpAt(t, testkit.PartnerValues(t, slapdEnv))
 }
 
 func corpAt(t testing.TB, env map[string]string) *corp {

@@ -16,6 +16,7 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // TestSafety shows that a run that would bar too many stops and asks.
@@ -328,7 +329,7 @@ func TestRestart(t *testing.T) {
 		}
 		return env
 	}
-	partner(t, slapdEnv)
+	testkit.Partner(t, slapdEnv)
 	env := slapd("start")
 	defer slapd("stop")
 	c := corpAt(t, env)

@@ -17,6 +17,7 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // domain is a company's Active Directory of a test: a branch of its own in a real domain.
@@ -27,7 +28,7 @@ type domain struct {
 
 func newDomain(t *testing.T) *domain {
 	t.Helper()
-	env := partner(t, sambaEnv)
+	env := testkit.PartnerValues(t, sambaEnv)
 	pem, err := os.ReadFile(env["ca"])
 	if err != nil {
 		t.Fatal(err)

@@ -13,11 +13,16 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/bench"
+	"github.com/moothall/moothall/homeserver/testkit"
 	"github.com/moothall/moothall/search"
+	"github.com/moothall/moothall/search/bleve"
 )
 
 // BenchmarkIndex writes a corpus into each engine, as many messages as MOOTHALL_BENCH_MESSAGES says (20,000), and then asks as
 // users do. One run is enough: go test ./search -run '^$' -bench Index -benchtime 1x
+//
+// MOOTHALL_BENCH_INDEX names a folder in which Bleve's index stays; what is there already is not written again. Then "inside"
+// asks it in this process, for -cpuprofile.
 func BenchmarkIndex(b *testing.B) {
 	n := int64(20_000)
 	if s := os.Getenv("MOOTHALL_BENCH_MESSAGES"); s != "" {
@@ -26,8 +31,28 @@ func BenchmarkIndex(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+	dir, log := os.Getenv("MOOTHALL_BENCH_INDEX"), slog.New(slog.DiscardHandler)
 	b.Run("bleve", func(b *testing.B) {
-		measure(b, beside(b, b.TempDir(), slog.New(slog.DiscardHandler)), n)
+		at := dir
+		if at == "" {
+			at = b.TempDir()
+		}
+		x := beside(b, at, log)
+		write(b, x, n)
+		questions(b, x, n)
+	})
+	b.Run("inside", func(b *testing.B) {
+		if dir == "" {
+			b.Skip("MOOTHALL_BENCH_INDEX is not set")
+		}
+		x := bleve.New(dir, log)
+		if err := x.Open(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		questions(b, x, n)
+		if err := x.Close(); err != nil {
+			b.Fatal(err)
+		}
 	})
 	for _, name := range clusters {
 		b.Run(name, func(b *testing.B) {
@@ -36,12 +61,22 @@ func BenchmarkIndex(b *testing.B) {
 				b.Fatal(err)
 			}
 			b.Cleanup(func() { dropAll(b, x) })
-			measure(b, x, n)
+			write(b, x, n)
+			questions(b, x, n)
 		})
 	}
 }
 
-func measure(b *testing.B, x search.Index, n int64) {
+// write writes a corpus, unless it is there.
+func write(b *testing.B, x search.Index, n int64) {
+	b.ReportMetric(0, "ns/op")
+	gens, err := x.Generations(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	if len(gens) == 1 && gens[0].Served && gens[0].State.Pos == n {
+		return
+	}
 	c := bench.NewCorpus(1)
 	state := search.State{Format: search.Format}
 	if err := x.Create(b.Context(), "gen-1", true, state); err != nil {
@@ -58,20 +93,25 @@ func measure(b *testing.B, x search.Index, n int64) {
 				Texts: []string{m.Body},
 			})
 		}
+		state.Pos = i
 		if err := x.Write(b.Context(), "gen-1", batch, state); err != nil {
 			b.Fatal(err)
 		}
 	}
-	took := time.Since(began)
-	b.ReportMetric(float64(n)/took.Seconds(), "messages/s")
+	b.ReportMetric(float64(n)/time.Since(began).Seconds(), "messages/s")
+}
+
+// questions asks as users and officers do.
+func questions(b *testing.B, x search.Index, n int64) {
 	b.ReportMetric(0, "ns/op")
-	within(b, 30*time.Second, "not all is there", func() bool {
+	testkit.Eventually(b, "not all is there", func() bool {
 		p, err := x.Search(b.Context(), &search.Query{View: search.ViewUser, Exact: true})
 		return err == nil && p.Total == n
 	})
 	if _, size, err := x.Size(b.Context()); err == nil {
 		b.ReportMetric(float64(size)/float64(n), "bytes/message")
 	}
+	c := bench.NewCorpus(1)
 	r := rand.New(rand.NewPCG(3, 4))
 	report(b, "user", 400, func() *search.Query {
 		return &search.Query{View: search.ViewUser, Text: term(b, c, r), Rooms: someRooms(c, r), Limit: 20}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 	"maunium.net/go/mautrix/id"
 
+	"github.com/moothall/moothall/homeserver/testkit"
 	"github.com/moothall/moothall/search"
 	"github.com/moothall/moothall/search/bleve"
 	"github.com/moothall/moothall/search/elastic"
@@ -115,7 +116,7 @@ func fill(t testing.TB, x search.Index, texts []string) {
 	if err := x.Write(t.Context(), "gen-1", b, search.State{Format: search.Format, Pos: 7}); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, "the documents are not found", func() bool {
+	testkit.Eventually(t, "the documents are not found", func() bool {
 		p, err := x.Search(t.Context(), &search.Query{View: search.ViewUser, Exact: true})
 		return err == nil && p.Total == int64(len(texts))
 	})

@@ -1,7 +1,6 @@
 package search_test
 
 import (
-	"os"
 	"strings"
 	"testing"
 
@@ -9,6 +8,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 func roomID(s string) id.RoomID { return id.RoomID(s) }
@@ -16,18 +16,10 @@ func roomID(s string) id.RoomID { return id.RoomID(s) }
 // clusters are the engines outside of the process.
 var clusters = []string{"elasticsearch", "opensearch"}
 
-// cluster is the address of one of them. A missing one fails the test in CI.
+// cluster is the address of one of them.
 func cluster(t testing.TB, name string) string {
 	t.Helper()
-	env := "MOOTHALL_TEST_" + strings.ToUpper(name)
-	url := os.Getenv(env)
-	if url == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not set: ./scripts/test starts %s", env, name)
-		}
-		t.Skipf("%s is not set", env)
-	}
-	return url
+	return testkit.Partner(t, "MOOTHALL_TEST_"+strings.ToUpper(name))
 }
 
 // onCluster makes a server search by a cluster.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/moothall/moothall/homeserver/hstest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // answer is a response to a search.
@@ -75,25 +76,12 @@ func ask(t testing.TB, c *hstest.Client, term, more, next string) *answer {
 	return &out.Categories.RoomEvents
 }
 
-// within tries again until the index is up to date.
-func within(t testing.TB, d time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(d); ; time.Sleep(10 * time.Millisecond) {
-		if ok() {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("after %v: %s", d, what)
-		}
-	}
-}
-
 // finds waits until a search gives these events, in this order where the order is given by time.
 func finds(t testing.TB, c *hstest.Client, term string, want ...string) {
 	t.Helper()
 	slices.Sort(want)
 	var got []string
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(testkit.Patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		got = ask(t, c, term, `"filter":{"limit":100}`, "").ids()
 		slices.Sort(got)
 		if slices.Equal(got, want) {
@@ -112,7 +100,7 @@ func ready(t testing.TB, c *hstest.Client) {
 			t.Logf("the last answer was %d %s", got.Status, got.Body)
 		}
 	}()
-	within(t, 20*time.Second, "no answer to a search", func() bool {
+	testkit.Eventually(t, "no answer to a search", func() bool {
 		got = c.Do(t, "POST", `{"search_categories":{"room_events":{"search_term":"anything"}}}`, "/v3/search")
 		return got.Status == 200
 	})
@@ -127,7 +115,7 @@ func TestSearch(t *testing.T) {
 		ready(t, alice)
 		first := string(alice.Text(room, "The quarterly report is on the shared drive"))
 		sent := time.Now()
-		within(t, time.Second, "the message was not found", func() bool { return len(ask(t, bob, "report", "", "").Results) == 1 })
+		testkit.Within(t, time.Second, "the message was not found", func() bool { return len(ask(t, bob, "report", "", "").Results) == 1 })
 		t.Logf("found after %v", time.Since(sent))
 		second := string(bob.Text(room, "季度报告已经发到共享文件夹，请查收 Quarterly-Report_2026.xlsx"))
 		third := string(alice.Text(room, "Résumé of Zoë: naïve ＦＵＬＬ width, order №A-10023/7"))

@@ -28,6 +28,7 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // made is a hook that a test made.
@@ -428,16 +429,6 @@ func (e *endpoint) got() []string {
 	return slices.Clone(e.bodies)
 }
 
-func eventually(t testing.TB, what string, fn func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if fn() {
-			return
-		}
-	}
-	t.Fatalf("not within 20 s: %s", what)
-}
-
 // TestSubscriptions delivers to an endpoint that works, one that refuses and one that is down.
 func TestSubscriptions(t *testing.T) {
 	hstest.Each(t, func(t *testing.T, hs *hstest.Server) {
@@ -467,17 +458,17 @@ func TestSubscriptions(t *testing.T) {
 		for _, s := range want {
 			boss.Text(room, s)
 		}
-		eventually(t, "the good endpoint has all", func() bool { return slices.Equal(ends["good"].got(), want) })
+		testkit.Eventually(t, "the good endpoint has all", func() bool { return slices.Equal(ends["good"].got(), want) })
 		ends["down"].set(200)
-		eventually(t, "the endpoint that was down has all, in order", func() bool { return slices.Equal(ends["down"].got(), want) })
+		testkit.Eventually(t, "the endpoint that was down has all, in order", func() bool { return slices.Equal(ends["down"].got(), want) })
 		dead := func() int {
 			return len(gjson.GetBytes(boss.Do(t, "GET", "", "/_moothall/admin/v1/hooks/subscriptions/picky/dead-letters").Body, "dead_letters").Array())
 		}
 		if picky := ends["picky"]; picky != nil {
-			eventually(t, "what is refused again and again is laid aside", func() bool { return dead() >= 1 })
+			testkit.Eventually(t, "what is refused again and again is laid aside", func() bool { return dead() >= 1 })
 			picky.set(200)
 			boss.Must(t, "POST", "{}", "/_moothall/admin/v1/hooks/subscriptions/picky/replay")
-			eventually(t, "what was laid aside arrives", func() bool { return len(picky.got()) == 3 && dead() == 0 })
+			testkit.Eventually(t, "what was laid aside arrives", func() bool { return len(picky.got()) == 3 && dead() == 0 })
 		}
 		for name, e := range ends {
 			if e.wrong != 0 {
@@ -502,9 +493,9 @@ func TestConfigured(t *testing.T) {
 		if r := boss.Do(t, "POST", `{"name":"other","url":"https://example.org/"}`, admin1); r.Status != 201 {
 			t.Fatalf("subscribe: %d %s", r.Status, r.Body)
 		}
-		eventually(t, "the subscription is there", func() bool { return strings.Contains(string(boss.Do(t, "GET", "", admin1).Body), `"name":"crm"`) })
+		testkit.Eventually(t, "the subscription is there", func() bool { return strings.Contains(string(boss.Do(t, "GET", "", admin1).Body), `"name":"crm"`) })
 		boss.Text(room, "one")
-		eventually(t, "it is delivered", func() bool { return slices.Equal(e.got(), []string{"one"}) })
+		testkit.Eventually(t, "it is delivered", func() bool { return slices.Equal(e.got(), []string{"one"}) })
 		if r := boss.Do(t, "DELETE", "", admin1+"/crm"); r.Status != 409 || !strings.Contains(string(r.Body), "configuration") {
 			t.Errorf("it is deleted: %d %s", r.Status, r.Body)
 		}
@@ -512,7 +503,7 @@ func TestConfigured(t *testing.T) {
 		hs.Config.Hooks.Subscriptions = nil
 		hs = hstest.StartWith(t, hs.Config)
 		boss = boss.On(hs)
-		eventually(t, "it is gone", func() bool { return !strings.Contains(string(boss.Do(t, "GET", "", admin1).Body), `"name":"crm"`) })
+		testkit.Eventually(t, "it is gone", func() bool { return !strings.Contains(string(boss.Do(t, "GET", "", admin1).Body), `"name":"crm"`) })
 		if list := string(boss.Do(t, "GET", "", admin1).Body); !strings.Contains(list, `"name":"other"`) {
 			t.Errorf("what was made by the API went too: %s", list)
 		}
@@ -557,7 +548,7 @@ func TestTwoNodes(t *testing.T) {
 	if len(seen) != 20 || seen[""] {
 		t.Errorf("20 posts, each twice, made %d events", len(seen))
 	}
-	eventually(t, "every event went out", func() bool { return len(e.got()) == 20 })
+	testkit.Eventually(t, "every event went out", func() bool { return len(e.got()) == 20 })
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if ids := slices.Compact(slices.Sorted(slices.Values(e.ids))); len(ids) != 20 {
@@ -663,7 +654,7 @@ func TestRestart(t *testing.T) {
 	hs.Stop()
 	hs = hstest.StartWith(t, hs.Config)
 	e.set(200)
-	eventually(t, "all arrived, in order", func() bool { return slices.Equal(e.got(), []string{"0", "1", "2", "3", "4", "5"}) })
+	testkit.Eventually(t, "all arrived, in order", func() bool { return slices.Equal(e.got(), []string{"0", "1", "2", "3", "4", "5"}) })
 	m.base = hs.URL
 	m.post(200, `{"text":"6","key":"k"}`)
 	if c := last(t, boss.On(hs), room).Get("content.m\\.relates_to"); c.Get("event_id").Str != root {

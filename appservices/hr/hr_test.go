@@ -19,6 +19,7 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 const (
@@ -122,16 +123,6 @@ func (s *scim) find(filter string) string {
 		s.t.Errorf("totalResults %d of %v", a.get("totalResults").Int(), out)
 	}
 	return strings.Join(out, " ")
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("not within 20 s: %s", what)
 }
 
 // roomNames lists the names of the rooms that a client is joined to, spaces too.
@@ -318,29 +309,29 @@ func TestJoinerMoverLeaver(t *testing.T) {
 		if login() == 200 {
 			t.Error("signed in before the first day")
 		}
-		eventually(t, "the first day begins", func() bool { return time.Now().After(start) && login() == 200 })
+		testkit.Eventually(t, "the first day begins", func() bool { return time.Now().After(start) && login() == 200 })
 		ann = ann.Login()
-		eventually(t, "ann is in her department's room", func() bool { return slices.Equal(roomNames(ann), []string{"Unit Research"}) })
-		eventually(t, "ann is welcomed", func() bool {
+		testkit.Eventually(t, "ann is in her department's room", func() bool { return slices.Equal(roomNames(ann), []string{"Unit Research"}) })
+		testkit.Eventually(t, "ann is welcomed", func() bool {
 			return slices.ContainsFunc(messages(ann), func(m string) bool {
 				return strings.HasPrefix(m, "Welcome, Ann <Lee>!") && strings.Contains(m, "Unit Research")
 			})
 		})
-		eventually(t, "the manager is told", func() bool {
+		testkit.Eventually(t, "the manager is told", func() bool {
 			return slices.ContainsFunc(messages(boss), func(m string) bool {
 				return strings.Contains(m, "@ann:test) 今天加入你的团队") && strings.Contains(m, "Engineer")
 			})
 		})
 
 		s.want(200, "PATCH", at, patchBody(fmt.Sprintf(`{"op":"replace","path":"%s:department","value":"Sales"}`, enterprise)))
-		eventually(t, "the department is another", func() bool { return slices.Equal(roomNames(ann), []string{"Unit Sales"}) })
+		testkit.Eventually(t, "the department is another", func() bool { return slices.Equal(roomNames(ann), []string{"Unit Sales"}) })
 
 		end := time.Now().Add(2 * time.Second).UTC()
 		s.want(200, "PATCH", at, patchBody(fmt.Sprintf(`{"op":"add","path":"%s:endDate","value":%q}`, employment, end.Format(time.RFC3339Nano))))
 		if r := ann.Do(t, "GET", "", "/v3/account/whoami"); r.Status != 200 {
 			t.Errorf("before the last hour: %s", r.Body)
 		}
-		eventually(t, "ann is out", func() bool { return ann.Do(t, "GET", "", "/v3/account/whoami").Status == 401 })
+		testkit.Eventually(t, "ann is out", func() bool { return ann.Do(t, "GET", "", "/v3/account/whoami").Status == 401 })
 		if late := time.Since(end); late < -50*time.Millisecond || late > 10*time.Second {
 			t.Errorf("out %v after the hour", late)
 		}
@@ -375,7 +366,7 @@ func TestGroups(t *testing.T) {
 		at := "/scim/v2/Groups/" + a.get("id").Str
 		in := func(c *hstest.Client, want ...string) {
 			t.Helper()
-			eventually(t, fmt.Sprintf("%s is in %v", c.UserID, want), func() bool { return slices.Equal(roomNames(c), want) })
+			testkit.Eventually(t, fmt.Sprintf("%s is in %v", c.UserID, want), func() bool { return slices.Equal(roomNames(c), want) })
 		}
 		in(ann, "Core")
 		if u := s.want(200, "GET", "/scim/v2/Users/"+annID, ""); u.get("groups.0.display").Str != "Core" {
@@ -421,10 +412,10 @@ func TestAnnouncements(t *testing.T) {
 		unit := fmt.Sprintf(`,%q:{"department":"Research"}`, enterprise)
 		s.add("ann", unit)
 		bobID := s.add("bob", unit)
-		eventually(t, "the unit has its room", func() bool { return len(roomNames(ann)) == 1 && len(roomNames(bob)) == 1 })
+		testkit.Eventually(t, "the unit has its room", func() bool { return len(roomNames(ann)) == 1 && len(roomNames(bob)) == 1 })
 		status := func(id string, done func(a answer) bool) answer {
 			var a answer
-			eventually(t, "announcement "+id, func() bool { a = s.want(200, "GET", at+"/"+id, ""); return done(a) })
+			testkit.Eventually(t, "announcement "+id, func() bool { a = s.want(200, "GET", at+"/"+id, ""); return done(a) })
 			return a
 		}
 		sent := func(a answer) bool { return a.get("done").Bool() }
@@ -461,13 +452,13 @@ func TestAnnouncements(t *testing.T) {
 		if a.get("recipients").Int() != 1 || a.get("places").Int() != 1 {
 			t.Errorf("%s", a.body)
 		}
-		eventually(t, "bob has it", func() bool { return slices.Contains(messages(bob), "Just for you") })
+		testkit.Eventually(t, "bob has it", func() bool { return slices.Contains(messages(bob), "Just for you") })
 		if slices.Contains(messages(ann), "Just for you") {
 			t.Error("ann has it too")
 		}
 		s.want(201, "POST", at, `{"id":"all","text":"Holiday","to":{"everyone":true}}`)
 		status("all", sent)
-		eventually(t, "both have it, in one chat each", func() bool {
+		testkit.Eventually(t, "both have it, in one chat each", func() bool {
 			return slices.Contains(messages(ann), "Holiday") && slices.Contains(messages(bob), "Holiday") && len(roomNames(bob)) == 1
 		})
 		if n := len(bob.Must(t, "GET", "", "/v3/joined_rooms")["joined_rooms"].([]any)); n != 2 {
@@ -551,13 +542,7 @@ func TestTokens(t *testing.T) {
 
 // TestSCIMTester runs scim2-tester against the server.
 func TestSCIMTester(t *testing.T) {
-	command := os.Getenv("MOOTHALL_TEST_SCIM_TESTER")
-	if command == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatal("MOOTHALL_TEST_SCIM_TESTER is not set: ./scripts/test installs scim2-tester")
-		}
-		t.Skip("MOOTHALL_TEST_SCIM_TESTER is not set")
-	}
+	command := testkit.Partner(t, "MOOTHALL_TEST_SCIM_TESTER")
 	hstest.Each(t, func(t *testing.T, hs *hstest.Server) {
 		args := append(strings.Fields(command), hs.URL+"/scim/v2", secret)
 		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()

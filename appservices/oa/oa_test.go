@@ -21,6 +21,7 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 const (
@@ -167,7 +168,7 @@ func messages(c *hstest.Client) []message {
 func await(t *testing.T, c *hstest.Client, text string) message {
 	t.Helper()
 	var list []message
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(testkit.Patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		list = messages(c)
 		for i := len(list) - 1; i >= 0; i-- {
 			if strings.Contains(list[i].body, text) {
@@ -177,16 +178,6 @@ func await(t *testing.T, c *hstest.Client, text string) message {
 	}
 	t.Fatalf("%s never saw %q, but %v", c.UserID, text, list)
 	return message{}
-}
-
-// eventually waits until a condition holds.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal(what)
-		}
-	}
 }
 
 func status(t *testing.T, hs *hstest.Server, name string) string {
@@ -339,7 +330,7 @@ func TestPage(t *testing.T) {
 			t.Errorf("edit %v", edited)
 		}
 		await(t, ann, "您的申请 #A1001")
-		eventually(t, "the office never heard", func() bool { return len(f.outcomes()) > 0 })
+		testkit.Eventually(t, "the office never heard", func() bool { return len(f.outcomes()) > 0 })
 		h := f.outcomes()[len(f.outcomes())-1]
 		if h["id"] != name || h["outcome"] != "approved" || h["by"] != string(bob.UserID) || h["idempotency_key"] != "weaver/"+name+"/1" {
 			t.Errorf("the office heard %v", h)
@@ -399,7 +390,7 @@ func TestReplies(t *testing.T) {
 		is := func(n int, want string) {
 			t.Helper()
 			name := fmt.Sprintf("%s-%d", t.Name(), n)[len("TestReplies/"):]
-			eventually(t, fmt.Sprintf("%s is %s, not %s", name, status(t, hs, name), want), func() bool { return status(t, hs, name) == want })
+			testkit.Eventually(t, fmt.Sprintf("%s is %s, not %s", name, status(t, hs, name), want), func() bool { return status(t, hs, name) == want })
 		}
 		react := func(who *hstest.Client, room id.RoomID, to id.EventID, key string) id.EventID {
 			return who.Event(room, "m.reaction", fmt.Sprintf(`{"m.relates_to":{"rel_type":"m.annotation","event_id":%q,"key":%q}}`, to, key))
@@ -502,7 +493,7 @@ func TestAtOnce(t *testing.T) {
 				room, event = next("⏰")
 			}
 			approve(room, event)
-			eventually(t, name+" is "+status(t, hs, name), func() bool { return status(t, hs, name) == "approved" })
+			testkit.Eventually(t, name+" is "+status(t, hs, name), func() bool { return status(t, hs, name) == "approved" })
 		}
 	}, f.config())
 }
@@ -521,8 +512,8 @@ func TestOfficeDown(t *testing.T) {
 		t.Errorf("waiting: %v", got)
 	}
 	f.set(false)
-	eventually(t, "the office never heard", func() bool { return len(f.outcomes()) == 1 })
-	eventually(t, "the card still waits", func() bool {
+	testkit.Eventually(t, "the office never heard", func() bool { return len(f.outcomes()) == 1 })
+	testkit.Eventually(t, "the card still waits", func() bool {
 		list := messages(bob)
 		return len(list) > 0 && strings.Contains(list[len(list)-1].body, "已同意") && !strings.Contains(list[len(list)-1].body, "暂时无法连接")
 	})

@@ -19,6 +19,7 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 var secretForm = regexp.MustCompile(`<code>([A-Z2-7]{32})</code>`)
@@ -88,7 +89,7 @@ func (b *browser) submit(values ...string) *browser {
 // heardOf waits until the office has heard of a task.
 func heardOf(t *testing.T, f *office, name string) (h map[string]any) {
 	t.Helper()
-	eventually(t, "the office never heard of "+name, func() bool {
+	testkit.Eventually(t, "the office never heard of "+name, func() bool {
 		for _, o := range f.outcomes() {
 			if o["id"] == name {
 				h = o
@@ -161,7 +162,7 @@ func TestMapping(t *testing.T) {
 	bob.Event(first.room, "m.room.message", fmt.Sprintf(`{"msgtype":"m.text","body":"驳回 太\"久\"了","m.relates_to":{"m.in_reply_to":{"event_id":%q}}}`, first.event))
 	last := func(n int) request {
 		t.Helper()
-		eventually(t, fmt.Sprintf("%d requests", n), func() bool { mu.Lock(); defer mu.Unlock(); return len(got) >= n })
+		testkit.Eventually(t, fmt.Sprintf("%d requests", n), func() bool { mu.Lock(); defer mu.Unlock(); return len(got) >= n })
 		mu.Lock()
 		defer mu.Unlock()
 		return got[n-1]
@@ -227,10 +228,10 @@ func TestRemindAfter(t *testing.T) {
 		}
 		return n
 	}
-	eventually(t, "no second reminder", func() bool { return count() >= 2 })
+	testkit.Eventually(t, "no second reminder", func() bool { return count() >= 2 })
 	// the reminder is answered as the card is
 	bob.Event(reminder.room, "m.reaction", fmt.Sprintf(`{"m.relates_to":{"rel_type":"m.annotation","event_id":%q,"key":"✅"}}`, reminder.event))
-	eventually(t, "approved", func() bool { return status(t, hs, "R1") == "approved" })
+	testkit.Eventually(t, "approved", func() bool { return status(t, hs, "R1") == "approved" })
 	n := count()
 	time.Sleep(3 * time.Second)
 	if count() != n {
@@ -260,7 +261,7 @@ func TestNodeGone(t *testing.T) {
 	f.set(false)
 	heardOf(t, f, "G1")
 	there := bob.On(b)
-	eventually(t, "the card still waits", func() bool {
+	testkit.Eventually(t, "the card still waits", func() bool {
 		list := messages(there)
 		return len(list) > 0 && strings.Contains(list[len(list)-1].body, "已同意") && !strings.Contains(list[len(list)-1].body, "暂时无法连接")
 	})

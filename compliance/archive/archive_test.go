@@ -16,6 +16,7 @@ import (
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 func on(c *homeserver.Config) { c.Compliance.Archive, c.Compliance.Notice = true, false }
@@ -42,7 +43,7 @@ func read(t *testing.T, a *archive.Archive, fn func(tx *store.Tx) error) {
 // settle waits until all that is there is in the archive.
 func settle(t *testing.T, a *archive.Archive) {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(testkit.Patience); ; time.Sleep(50 * time.Millisecond) {
 		waits := int64(0)
 		read(t, a, func(tx *store.Tx) error {
 			h, _, err := tx.ArchiveHead()
@@ -78,11 +79,9 @@ func TestArchive(t *testing.T) {
 		after := alice.Text(room, "after bob")
 		// The room goes while its last events are new: what the archive had not read is kept for it.
 		boss.Must(t, "DELETE", `{"purge":true}`, "/_synapse/admin/v2/rooms/%s", room)
-		for end := time.Now().Add(15 * time.Second); !strings.Contains(string(boss.Do(t, "GET", "", "/_synapse/admin/v2/rooms/%s/delete_status", room).Body), `"complete"`); time.Sleep(50 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatal("the room is still there")
-			}
-		}
+		testkit.Eventually(t, "the room is gone", func() bool {
+			return strings.Contains(string(boss.Do(t, "GET", "", "/_synapse/admin/v2/rooms/%s/delete_status", room).Body), `"complete"`)
+		})
 		with(t, hs, func(ctx context.Context, a *archive.Archive) {
 			settle(t, a)
 			members := func(e *store.ArchiveEntry) string {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 const megolm = `{"algorithm":"m.megolm.v1.aes-sha2"}`
@@ -114,11 +115,7 @@ func TestNotice(t *testing.T) {
 		body := alice.Do(t, "GET", "", "/v3/sync")
 		return strings.Count(string(body.Body), "archived by your organisation")
 	}
-	for end := time.Now().Add(10 * time.Second); count() == 0; time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("nobody told alice")
-		}
-	}
+	testkit.Eventually(t, "alice is told", func() bool { return count() > 0 })
 	hs.Stop()
 	hs = hstest.StartWith(t, c)
 	alice = alice.On(hs)

@@ -17,6 +17,7 @@ import (
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 func TestSessionList(t *testing.T) {
@@ -288,11 +289,12 @@ func TestRevokedOnAnotherNode(t *testing.T) {
 		}
 		ended := time.Now()
 		for {
+			began := time.Now() // what the machine is slow at afterwards is not the token's
 			if _, err := b.Authenticate(ctx, token); err != nil {
 				wants(t, "revoked", err, "M_UNKNOWN_TOKEN")
 				break
 			}
-			if time.Since(ended) > 1100*time.Millisecond {
+			if began.Sub(ended) > 1100*time.Millisecond {
 				t.Fatal("the token is good after more than a second")
 			}
 			time.Sleep(time.Millisecond)
@@ -334,11 +336,12 @@ func TestFrozenFollower(t *testing.T) {
 	wants(t, "end", a.EndSessions(ctx, alice, account.Ending{Devices: []id.DeviceID{"PHONE"}}), "")
 	began := time.Now()
 	for {
+		asked := time.Now()
 		if _, err := b.Authenticate(ctx, ended); err != nil {
 			wants(t, "revoked", err, "M_UNKNOWN_TOKEN")
 			break
 		}
-		if time.Since(began) > 1400*time.Millisecond {
+		if asked.Sub(began) > 1400*time.Millisecond {
 			t.Fatal("a node that hears of nothing trusts what it knew")
 		}
 		time.Sleep(time.Millisecond)
@@ -349,12 +352,12 @@ func TestFrozenFollower(t *testing.T) {
 		b.token(t, "another one", kept, "", false)
 		b.token(t, "revoked", ended, "M_UNKNOWN_TOKEN", false)
 	}
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("100 tokens took %v", took)
 	}
 	close(thaw)
 	for began = time.Now(); !errors.Is(b.store.Confirm(ctx, time.Second), nil); time.Sleep(10 * time.Millisecond) {
-		if time.Since(began) > 5*time.Second {
+		if time.Since(began) > testkit.Patience {
 			t.Fatal("the node does not catch up after it has thawed")
 		}
 	}

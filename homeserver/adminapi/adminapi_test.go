@@ -13,6 +13,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // admin makes an administrator.
@@ -40,17 +41,6 @@ func want(t *testing.T, c *hstest.Client, status int, method, path, body string)
 }
 
 func q(s any) string { return url.PathEscape(fmt.Sprint(s)) }
-
-// eventually waits until ok tells that something has come true.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("never: %s", what)
-}
 
 func TestOnlyAdministrators(t *testing.T) {
 	hs := hstest.Start(t)
@@ -232,7 +222,7 @@ func TestDeleteRoom(t *testing.T) {
 		started := want(t, root, 200, "DELETE", "/v2/rooms/"+q(room), fmt.Sprintf(`{"new_room_user_id":%q,"room_name":"Why","message":"closed by law","block":true}`, root.UserID))
 		job := started["delete_id"].(string)
 		var status map[string]any
-		eventually(t, "the room is deleted", func() bool {
+		testkit.Eventually(t, "the room is deleted", func() bool {
 			status = want(t, root, 200, "GET", "/v2/rooms/delete_status/"+job, "")
 			return status["status"] == "complete"
 		})
@@ -278,7 +268,7 @@ func TestPurgeHistory(t *testing.T) {
 		}
 		purge := func(body string) {
 			job := want(t, root, 200, "POST", "/v1/purge_history/"+q(room)+"/"+q(ids[7]), body)["purge_id"].(string)
-			eventually(t, "the purge ends", func() bool {
+			testkit.Eventually(t, "the purge ends", func() bool {
 				return want(t, root, 200, "GET", "/v1/purge_history_status/"+job, "")["status"] == "complete"
 			})
 		}
@@ -313,7 +303,7 @@ func TestRedactUser(t *testing.T) {
 	kept := alice.Text(room, "hello")
 	bad := spam.Text(room, "buy")
 	job := want(t, root, 200, "POST", "/v1/user/"+q(spam.UserID)+"/redact", `{"rooms":[],"reason":"spam"}`)["redact_id"].(string)
-	eventually(t, "the messages are redacted", func() bool {
+	testkit.Eventually(t, "the messages are redacted", func() bool {
 		return want(t, root, 200, "GET", "/v1/user/redact_status/"+job, "")["status"] == "complete"
 	})
 	if e := want(t, root, 200, "GET", "/v1/fetch_event/"+q(bad), ""); hstest.At(e, "event", "content", "body") != nil {

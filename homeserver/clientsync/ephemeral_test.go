@@ -12,6 +12,7 @@ import (
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 func TestTyping(t *testing.T) {
@@ -334,7 +335,7 @@ func TestTwoNodes(t *testing.T) {
 		done := make(chan result, 1)
 		began := time.Now()
 		go func() {
-			for time.Since(began) < 8*time.Second {
+			for time.Since(began) < testkit.Patience {
 				if m := reader.sync("timeout", "3000"); check(m) {
 					done <- result{time.Since(began), m}
 					return
@@ -346,7 +347,7 @@ func TestTwoNodes(t *testing.T) {
 		do()
 		if x := <-done; x.m == nil {
 			t.Errorf("%s never came", what)
-		} else if x.took > 3*time.Second {
+		} else if x.took > 10*time.Second {
 			t.Errorf("%s took %s", what, x.took)
 		}
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/moothall/moothall/homeserver/room"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 	"github.com/moothall/moothall/homeserver/web"
 )
 
@@ -300,7 +301,7 @@ func (c *client) query(params ...string) string {
 // wait syncs until check is satisfied, for what comes a little later.
 func (c *client) wait(what string, check func(m map[string]any) bool) map[string]any {
 	c.n.t.Helper()
-	deadline := time.Now().Add(8 * time.Second)
+	deadline := time.Now().Add(testkit.Patience)
 	for time.Now().Before(deadline) {
 		if m := c.sync("timeout", "1000"); check(m) {
 			return m

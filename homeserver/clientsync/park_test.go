@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/moothall/moothall/homeserver/hstest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // TestParkedPolls waits until the server has taken long polls out of net/http; they answer news, a client that goes away is
@@ -60,11 +61,7 @@ func TestParkedPolls(t *testing.T) {
 		return "POST", "/_matrix/client/v4/sync", `{"timeout":60000,"set_presence":"offline","pos":"` + pos + `","lists":{"all":{"ranges":[[0,9]],"timeline_limit":1,"required_state":{}}}}`
 	}, func(m map[string]any) { pos, _ = m["pos"].(string) })
 	news, ended := classic(bob), classic(phone)
-	for end := time.Now().Add(15 * time.Second); parked() < 3; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d of 3 polls are parked", parked())
-		}
-	}
+	testkit.Eventually(t, "three polls are parked", func() bool { return parked() == 3 })
 	phone.Must(t, "POST", "{}", "/v3/logout")
 	if x := <-ended; x.status != http.StatusUnauthorized {
 		t.Errorf("the poll of a device that was signed out: %d %s", x.status, x.body)
@@ -75,11 +72,7 @@ func TestParkedPolls(t *testing.T) {
 			t.Errorf("poll %d does not have the message: %d %s", i, x.status, x.body)
 		}
 	}
-	for end := time.Now().Add(5 * time.Second); parked() > 0; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d polls are parked yet", parked())
-		}
-	}
+	testkit.Eventually(t, "no poll is parked any more", func() bool { return parked() == 0 })
 	bob.Must(t, "GET", "", "/v3/account/whoami")
 }
 

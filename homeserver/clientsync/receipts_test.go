@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/store"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 func TestReceipts(t *testing.T) {
@@ -235,7 +236,7 @@ func TestManyReceipts(t *testing.T) {
 		}
 		began := time.Now()
 		wakes, got := 0, map[string]any{}
-		for len(got) < len(readers) && time.Since(began) < 8*time.Second {
+		for len(got) < len(readers) && time.Since(began) < testkit.Patience {
 			m := alice.sync("timeout", "2000")
 			wakes++
 			time.Sleep(80 * time.Millisecond) // so that a receipt is there already when the next poll begins

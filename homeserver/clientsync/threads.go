@@ -7,7 +7,6 @@ import (
 	"strconv"
 
 	"github.com/go-json-experiment/json"
-	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/mxerr"
@@ -105,7 +104,7 @@ func (s *Sync) putThreadSubscription(w http.ResponseWriter, r *http.Request) err
 		if err != nil {
 			return err
 		}
-		if e == nil || !inThread(e, root.ID()) {
+		if !inThread(e, root.ID()) {
 			return mxerr.New(http.StatusBadRequest, "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD", "the event is not in this thread")
 		}
 		cause = e.Ord
@@ -131,10 +130,13 @@ func (s *Sync) putThreadSubscription(w http.ResponseWriter, r *http.Request) err
 	return web.WriteJSON(w, struct{}{})
 }
 
-// inThread tells whether an event replies in the thread of a root.
+// inThread tells whether there is an event and it replies in the thread of a root.
 func inThread(e *room.Event, root id.EventID) bool {
-	rel := gjson.GetBytes(e.PDU.Content(), `m\.relates_to`)
-	return rel.Get("rel_type").Str == "m.thread" && rel.Get("event_id").Str == string(root)
+	if e == nil {
+		return false
+	}
+	kind, parent := e.RelatesTo()
+	return kind == "m.thread" && parent == root
 }
 
 // deleteThreadSubscription handles DELETE …/thread/{threadRootId}/subscription.
@@ -160,10 +162,23 @@ func (s *Sync) deleteThreadSubscription(w http.ResponseWriter, r *http.Request) 
 
 // threadSubscriptions are subscriptions as clients get them, by room and root.
 type threadSubscriptions struct {
-	Subscribed   map[id.RoomID]map[id.EventID]threadSubscribed   `json:"subscribed,omitempty"`
-	Unsubscribed map[id.RoomID]map[id.EventID]threadUnsubscribed `json:"unsubscribed,omitempty"`
-	PrevBatch    string                                          `json:"prev_batch,omitempty"` // in sliding sync
-	End          string                                          `json:"end,omitempty"`        // in pages
+	Subscribed   byThread[threadSubscribed]   `json:"subscribed,omitempty"`
+	Unsubscribed byThread[threadUnsubscribed] `json:"unsubscribed,omitempty"`
+	PrevBatch    string                       `json:"prev_batch,omitempty"` // in sliding sync
+	End          string                       `json:"end,omitempty"`        // in pages
+}
+
+// byThread holds something for threads, by room and root.
+type byThread[T any] map[id.RoomID]map[id.EventID]T
+
+func (m *byThread[T]) put(t store.ThreadSubscription, what T) {
+	if *m == nil {
+		*m = byThread[T]{}
+	}
+	if (*m)[t.RoomID] == nil {
+		(*m)[t.RoomID] = map[id.EventID]T{}
+	}
+	(*m)[t.RoomID][t.Root] = what
 }
 
 type threadSubscribed struct {
@@ -191,22 +206,10 @@ func (s *Sync) threadPage(ctx context.Context, user id.UserID, after, before int
 	}
 	for _, t := range list {
 		if t.Subscribed {
-			if out.Subscribed == nil {
-				out.Subscribed = map[id.RoomID]map[id.EventID]threadSubscribed{}
-			}
-			if out.Subscribed[t.RoomID] == nil {
-				out.Subscribed[t.RoomID] = map[id.EventID]threadSubscribed{}
-			}
-			out.Subscribed[t.RoomID][t.Root] = threadSubscribed{t.Automatic, t.Pos}
-			continue
+			out.Subscribed.put(t, threadSubscribed{t.Automatic, t.Pos})
+		} else {
+			out.Unsubscribed.put(t, threadUnsubscribed{t.Pos})
 		}
-		if out.Unsubscribed == nil {
-			out.Unsubscribed = map[id.RoomID]map[id.EventID]threadUnsubscribed{}
-		}
-		if out.Unsubscribed[t.RoomID] == nil {
-			out.Unsubscribed[t.RoomID] = map[id.EventID]threadUnsubscribed{}
-		}
-		out.Unsubscribed[t.RoomID][t.Root] = threadUnsubscribed{t.Pos}
 	}
 	return out, more, nil
 }

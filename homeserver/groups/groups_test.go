@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
@@ -20,6 +19,7 @@ import (
 	"github.com/moothall/moothall/homeserver/room"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // world is rooms, accounts and groups on one database.
@@ -187,16 +187,6 @@ func (w *world) audited(action string) int {
 		w.t.Fatal(err)
 	}
 	return n
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("not within 10 s: %s", what)
 }
 
 func each(t *testing.T, c Config, background bool, fn func(t *testing.T, w *world)) {
@@ -406,7 +396,7 @@ func TestPickedUpLater(t *testing.T) {
 		if err := w.accounts.Lock(t.Context(), bob, false); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "both are in", func() bool { return w.joined("g/corp/1") == "ann bob new service" })
+		testkit.Eventually(t, "both are in", func() bool { return w.joined("g/corp/1") == "ann bob new service" })
 
 		// a ban by a moderator stands
 		if _, err := w.rooms.Send(t.Context(), w.find("g/corp/1").ID(), member("@service:test", ann, store.Profile{}, memberContent{Membership: "ban"})); err != nil {
@@ -426,11 +416,11 @@ func TestPickedUpLater(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "bob is out", func() bool { return w.joined("g/corp/1") == "new service" })
+		testkit.Eventually(t, "bob is out", func() bool { return w.joined("g/corp/1") == "new service" })
 		if err := w.Put(t.Context(), "corp", Group{ExternalID: "1", Gone: true}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "all are out", func() bool { return w.joined("g/corp/1") == "service" })
+		testkit.Eventually(t, "all are out", func() bool { return w.joined("g/corp/1") == "service" })
 		if _, found, err := w.Find(t.Context(), "corp", "1"); err != nil || found {
 			t.Errorf("the group is still there: %v", err)
 		}
@@ -523,7 +513,7 @@ func TestInterrupted(t *testing.T) {
 		w.stop()
 
 		w = start(t, db, c, true) // what is open is done by itself
-		eventually(t, "all are in all rooms", func() bool {
+		testkit.Eventually(t, "all are in all rooms", func() bool {
 			for i := range 5 {
 				var room id.RoomID
 				_ = w.store.Read(t.Context(), func(tx *store.Tx) error {

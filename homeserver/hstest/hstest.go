@@ -20,6 +20,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // ServerName is the server name of test servers.
@@ -119,7 +120,7 @@ func (hs *Server) Stop() { hs.stop() }
 func (hs *Server) waitReady() {
 	hs.t.Helper()
 	var last string
-	for range 500 {
+	for end := time.Now().Add(testkit.Patience); time.Now().Before(end); {
 		resp, err := hs.http.Get(hs.URL + "/ready")
 		if err == nil {
 			b, _ := io.ReadAll(resp.Body) // only shown
@@ -133,7 +134,7 @@ func (hs *Server) waitReady() {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	hs.t.Fatalf("the server at %s is not ready after 5 s: %s", hs.URL, last)
+	hs.t.Fatalf("the server at %s is not ready after %v: %s", hs.URL, testkit.Patience, last)
 }
 
 // logWatch fails the test on errors in the log, panics among them.

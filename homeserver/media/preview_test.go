@@ -16,6 +16,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // site is a web site to preview.
@@ -50,7 +51,7 @@ func newSite(t *testing.T, hits *atomic.Int64) *httptest.Server {
 	mux.HandleFunc("GET /slow", func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-r.Context().Done():
-		case <-time.After(5 * time.Second):
+		case <-time.After(testkit.Patience):
 		}
 	})
 	srv := httptest.NewServer(mux)

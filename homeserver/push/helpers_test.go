@@ -19,6 +19,7 @@ import (
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 	"github.com/moothall/moothall/homeserver/web"
 )
 
@@ -171,7 +172,7 @@ func (w *world) run() (stop func()) {
 
 func eventually(t *testing.T, fn func() bool) {
 	t.Helper()
-	for range 1000 {
+	for range 6000 {
 		if fn() {
 			return
 		}
@@ -264,7 +265,7 @@ func (g *gatewayServer) next(t *testing.T) gjson.Result {
 	select {
 	case n := <-g.got:
 		return n
-	case <-time.After(10 * time.Second):
+	case <-time.After(testkit.Patience):
 		t.Fatal("the gateway got nothing")
 		return gjson.Result{}
 	}

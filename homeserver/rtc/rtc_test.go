@@ -11,6 +11,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 const delayedPath = "/unstable/org.matrix.msc4140/delayed_events"
@@ -24,16 +25,6 @@ func messages(t *testing.T, c *hstest.Client, room id.RoomID) (out []string) {
 		}
 	}
 	return out
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("never: %s", what)
 }
 
 func TestDelayedEvents(t *testing.T) {
@@ -57,7 +48,7 @@ func TestDelayedEvents(t *testing.T) {
 		if n := len(bob.Must(t, "GET", "", delayedPath)["scheduled"].([]any)); n != 0 {
 			t.Errorf("another user sees %d", n)
 		}
-		eventually(t, "the first is sent", func() bool { return len(messages(t, bob, room)) == 1 })
+		testkit.Eventually(t, "the first is sent", func() bool { return len(messages(t, bob, room)) == 1 })
 		hs.Anonymous().Must(t, "POST", "", delayedPath+"/%s/restart", later)
 		hs.Anonymous().Must(t, "POST", "", delayedPath+"/%s/cancel", never)
 		alice.Must(t, "POST", `{"action":"send"}`, delayedPath+"/%s", later)
@@ -101,10 +92,10 @@ func TestDelayedState(t *testing.T) {
 	put("mine")
 	put("taken")
 	bob.State(room, "org.example.call", "taken", `{"by":"bob"}`)
-	eventually(t, "the state is set", func() bool {
+	testkit.Eventually(t, "the state is set", func() bool {
 		return alice.Do(t, "GET", "", "/v3/rooms/%s/state/org.example.call/mine", room).Status == 200
 	})
-	eventually(t, "both are finished", func() bool {
+	testkit.Eventually(t, "both are finished", func() bool {
 		return len(alice.Must(t, "GET", "", delayedPath+"?status=finalised")["finalised"].([]any)) == 2
 	})
 	if got := alice.Must(t, "GET", "", "/v3/rooms/%s/state/org.example.call/taken", room); got["by"] != "bob" {
@@ -122,7 +113,7 @@ func TestDelayedAcrossRestart(t *testing.T) {
 	hs.Stop()
 	again := hstest.StartWith(t, config)
 	alice = alice.On(again)
-	eventually(t, "it is sent", func() bool { return len(messages(t, alice, room)) == 1 })
+	testkit.Eventually(t, "it is sent", func() bool { return len(messages(t, alice, room)) == 1 })
 }
 
 func TestLiveKit(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // TestLogOrder writes from many goroutines, some of which fail, and checks that listeners see every position once and in order.
@@ -107,7 +108,7 @@ func TestTwoProcesses(t *testing.T) {
 				if e.User != fmt.Sprint("@u", i) || e.Payload != "loaded" || e.Pos != int64(i+1) {
 					t.Errorf("entry %d: %+v", i, e)
 				}
-			case <-time.After(5 * time.Second):
+			case <-time.After(testkit.Patience):
 				t.Fatal("the other process saw nothing in 5 s")
 			}
 		}
@@ -189,7 +190,7 @@ func TestFollower(t *testing.T) {
 			if e.User != "@a" {
 				t.Errorf("got %+v", e)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(testkit.Patience):
 			t.Fatal("nothing in 10 s")
 		}
 		cancel()

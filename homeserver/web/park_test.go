@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/moothall/moothall/homeserver/mxerr"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // waiter parks whatever comes and answers when it is told to.
@@ -115,7 +116,7 @@ func (s *parkServer) wait(t *testing.T, c *http.Client, reused *bool) (*waiter, 
 		return x, answer
 	case got := <-answer:
 		t.Fatalf("the request was not parked: %s", got)
-	case <-time.After(5 * time.Second):
+	case <-time.After(testkit.Patience):
 		t.Fatal("no request came")
 	}
 	return nil, nil
@@ -126,7 +127,7 @@ func receive[T any](t *testing.T, ch <-chan T) T {
 	select {
 	case v := <-ch:
 		return v
-	case <-time.After(5 * time.Second):
+	case <-time.After(testkit.Patience):
 		t.Fatal("nothing came within 5 s")
 		panic("unreachable")
 	}

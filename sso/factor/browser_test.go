@@ -3,10 +3,6 @@ package factor_test
 import (
 	"context"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,46 +14,22 @@ import (
 
 	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/sso/factor"
+	"github.com/moothall/moothall/tests/chromium"
 )
 
-// screenshotsEnv names a folder for pictures of the pages, for people to look at.
-const screenshotsEnv = "MOOTHALL_TEST_SCREENSHOTS"
-
-// chromium is one window with a virtual authenticator.
-type chromium struct {
+// window is one window with a virtual authenticator.
+type window struct {
 	t    *testing.T
 	s    *site
 	ctx  context.Context
 	auth webauthn.AuthenticatorID
 }
 
-func (s *site) chromium() *chromium {
+func (s *site) window() *window {
 	t := s.t
 	t.Helper()
-	binary, err := exec.LookPath("chromium")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%v: run ./scripts/test, which installs it", err)
-		}
-		t.Skip("there is no Chromium")
-	}
-	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
-		chromedp.ExecPath(binary), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(760, 1000),
-		chromedp.Flag("disable-component-update", true), chromedp.Flag("hide-scrollbars", true), chromedp.Flag("lang", "en"))
-	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	c := &chromium{t: t, s: s, ctx: ctx}
-	if err := chromedp.Do(ctx); err != nil {
-		t.Fatalf("start Chromium: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := chromedp.Cancel(ctx); err != nil { // waits until the browser has closed
-			t.Errorf("close Chromium: %v", err)
-		}
-	})
-	if _, err := chromedp.Call(ctx, webauthn.Enable, webauthn.EnableParams{}); err != nil {
+	c := &window{t: t, s: s, ctx: chromium.Start(t, "en", 760, 1000)}
+	if _, err := chromedp.Call(c.ctx, webauthn.Enable, webauthn.EnableParams{}); err != nil {
 		t.Fatal(err)
 	}
 	c.auth = c.key()
@@ -65,7 +37,7 @@ func (s *site) chromium() *chromium {
 }
 
 // key adds an authenticator: a device with a fingerprint reader.
-func (c *chromium) key() webauthn.AuthenticatorID {
+func (c *window) key() webauthn.AuthenticatorID {
 	c.t.Helper()
 	added, err := chromedp.Call(c.ctx, webauthn.AddVirtualAuthenticator, webauthn.AddVirtualAuthenticatorParams{Options: &webauthn.VirtualAuthenticatorOptions{
 		Protocol: "ctap2", Transport: "internal", HasResidentKey: true, HasUserVerification: true, IsUserVerified: true, AutomaticPresenceSimulation: true,
@@ -76,53 +48,30 @@ func (c *chromium) key() webauthn.AuthenticatorID {
 	return added.AuthenticatorID
 }
 
-func (c *chromium) do(what string, actions ...chromedp.Action[chromedp.Void]) {
+func (c *window) do(what string, actions ...chromedp.Action[chromedp.Void]) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.ctx, 20*time.Second)
-	defer cancel()
-	if err := chromedp.Do(ctx, actions...); err != nil {
-		look, done := context.WithTimeout(c.ctx, 5*time.Second)
-		defer done()
-		text, _ := chromedp.Run(look, chromedp.Text(chromedp.CSS("body")))
-		c.t.Fatalf("%s: %v\nthe page shows: %s", what, err, text)
-	}
+	chromium.Do(c.ctx, c.t, what, actions...)
 }
 
-func (c *chromium) open(path, sel string) {
+func (c *window) open(path, sel string) {
 	c.t.Helper()
 	c.do("open "+path, chromedp.Navigate(c.s.url+path), chromedp.WaitVisible(chromedp.CSS(sel)))
 }
 
-func (c *chromium) press(sel, then string) {
+func (c *window) press(sel, then string) {
 	c.t.Helper()
 	c.do("press "+sel, chromedp.Click(chromedp.CSS(sel)), chromedp.WaitVisible(chromedp.CSS(then)))
 }
 
-func (c *chromium) text(sel string) string {
+func (c *window) text(sel string) string {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.ctx, 20*time.Second)
-	defer cancel()
-	text, err := chromedp.Run(ctx, chromedp.Text(chromedp.CSS(sel)))
-	if err != nil {
-		c.t.Fatalf("%s: %v", sel, err)
-	}
-	return text
+	return chromium.Text(c.ctx, c.t, sel)
 }
 
 // picture keeps what the window shows, where that is wanted.
-func (c *chromium) picture(name string) {
+func (c *window) picture(name string) {
 	c.t.Helper()
-	dir := os.Getenv(screenshotsEnv)
-	if dir == "" {
-		return
-	}
-	picture, err := chromedp.Run(c.ctx, chromedp.CaptureScreenshot())
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "factor-"+name+".png"), picture, 0o600)
-	}
-	if err != nil {
-		c.t.Error(err)
-	}
+	chromium.Picture(c.ctx, c.t, "factor-"+name)
 }
 
 const (
@@ -134,7 +83,7 @@ const (
 func TestPasskey(t *testing.T) {
 	rules := []factor.Rule{{Name: "all", Users: []string{"alice"}, Require: []string{"cryptographic"}}}
 	s := openSite(t, factor.Config{Rules: rules})
-	c := s.chromium()
+	c := s.window()
 
 	// At sign-in somebody who must have a passkey makes one.
 	s.try(alice, "password", "pwd")
@@ -196,7 +145,7 @@ func TestPasskey(t *testing.T) {
 var addCredential = cdp.Command[map[string]any, cdp.Empty]{Method: webauthn.CommandAddCredential}
 
 // put puts a passkey into an authenticator.
-func (c *chromium) put(auth webauthn.AuthenticatorID, k *webauthn.Credential) {
+func (c *window) put(auth webauthn.AuthenticatorID, k *webauthn.Credential) {
 	c.t.Helper()
 	if _, err := chromedp.Call(c.ctx, addCredential, map[string]any{"authenticatorId": auth, "credential": map[string]any{
 		"credentialId": k.CredentialID, "isResidentCredential": true, "rpId": "localhost", "privateKey": k.PrivateKey, "userHandle": k.UserHandle, "signCount": k.SignCount,
@@ -206,7 +155,7 @@ func (c *chromium) put(auth webauthn.AuthenticatorID, k *webauthn.Credential) {
 }
 
 // wrongPasskeys shows what is refused: no verification of the user, a forged signature, a copy of the key, a challenge again.
-func (c *chromium) wrongPasskeys(user id.UserID) {
+func (c *window) wrongPasskeys(user id.UserID) {
 	t, s := c.t, c.s
 	t.Helper()
 	verified := func(yes bool) {
@@ -316,7 +265,7 @@ func TestPictures(t *testing.T) {
 	}
 	s.sign(alice)
 	_ = s.Raise(nil, nil, "otp")
-	c := s.chromium()
+	c := s.window()
 	for _, lang := range []string{"en", "zh"} {
 		for _, p := range []struct {
 			name, path string

@@ -300,7 +300,7 @@ func unsigned(payload []byte) string {
 // config is this issuer as a provider.
 func (i *issuer) config(change ...func(*upstream.Config)) upstream.Config {
 	c := upstream.Config{
-		ID: "kc", Type: upstream.TypeOIDC, Issuer: i.URL, ClientID: i.client, ClientSecret: "s3cret", CreateAccounts: true, Timeout: 2 * time.Second,
+		ID: "kc", Type: upstream.TypeOIDC, Issuer: i.URL, ClientID: i.client, ClientSecret: "s3cret", CreateAccounts: true, Timeout: 20 * time.Second,
 	}
 	for _, fn := range change {
 		fn(&c)

@@ -10,11 +10,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -24,10 +22,9 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
+	"github.com/moothall/moothall/tests/process"
 )
-
-// keycloakEnv says where a Keycloak runs, as scripts/partners/keycloak prints it.
-const keycloakEnv = "MOOTHALL_TEST_KEYCLOAK"
 
 // keycloak is a real identity provider.
 type keycloak struct {
@@ -38,18 +35,7 @@ type keycloak struct {
 
 func findKeycloak(t *testing.T) *keycloak {
 	t.Helper()
-	line := os.Getenv(keycloakEnv)
-	if line == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not set: ./scripts/test starts Keycloak", keycloakEnv)
-		}
-		t.Skipf("%s is not set", keycloakEnv)
-	}
-	v := map[string]string{}
-	for _, pair := range strings.Fields(line) {
-		name, value, _ := strings.Cut(pair, "=")
-		v[name] = value
-	}
+	v := testkit.PartnerValues(t, "MOOTHALL_TEST_KEYCLOAK")
 	k := &keycloak{t: t, url: v["url"], realm: v["url"] + "/realms/" + v["realm"]}
 	resp, err := http.PostForm(k.url+"/realms/master/protocol/openid-connect/token", url.Values{
 		"grant_type": {"password"}, "client_id": {"admin-cli"}, "username": {v["admin"]}, "password": {v["password"]},
@@ -149,20 +135,9 @@ func (k *keycloak) client(base string, change func(c map[string]any)) string {
 	return c["clientId"].(string)
 }
 
-// freeAddress is an address that a server can listen on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
 // withKeycloak are the options of a server at which people sign in by Keycloak, and its address.
 func (k *keycloak) server(change func(p *homeserver.SSOProvider)) (base string, option hstest.Option) {
-	address := freeAddress(k.t)
+	address := process.FreeAddress(k.t)
 	base = "http://" + address
 	p := homeserver.SSOProvider{
 		ID: "kc", Name: "Company account", NameZH: "公司账号", Issuer: k.realm, ClientID: k.client(base, nil), ClientSecret: "client-secret",

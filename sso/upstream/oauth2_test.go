@@ -161,7 +161,7 @@ func TestPlainOAuth2(t *testing.T) {
 	} {
 		t.Run(tc.kind, func(t *testing.T) {
 			d := startDialect(t, tc.routes)
-			c := upstream.Config{ID: "cn", Type: tc.kind, ClientID: "corp1", ClientSecret: "s&cr=t", CreateAccounts: true, Timeout: time.Second}
+			c := upstream.Config{ID: "cn", Type: tc.kind, ClientID: "corp1", ClientSecret: "s&cr=t", CreateAccounts: true, Timeout: 20 * time.Second}
 			c.OAuth2.BaseURL, c.OAuth2.AgentID = d.URL, "1000002"
 			h := open(t, store.Config{DataDir: t.TempDir()}, c)
 			signIn := func(state string, answer url.Values) (upstream.Identity, error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/sso/upstream"
+	"github.com/moothall/moothall/tests/process"
 )
 
 // samlServer registers a server with Keycloak as a SAML service provider by the server's own metadata, as an administrator does.
@@ -22,7 +23,7 @@ func (k *keycloak) samlServer(sign bool, change func(c map[string]any)) (*hstest
 
 func (k *keycloak) samlServerWith(sign, encrypted bool, change func(c map[string]any)) (*hstest.Server, string) {
 	k.t.Helper()
-	address := freeAddress(k.t)
+	address := process.FreeAddress(k.t)
 	base := "http://" + address
 	hs := hstest.Start(k.t, func(c *homeserver.Config) {
 		c.Listen[0].Address, c.PublicURL = address, base

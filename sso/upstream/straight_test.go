@@ -12,6 +12,7 @@ import (
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // TestStraightThrough: with one provider and no passwords there is no page of ours before the provider's, passkeys or not.
@@ -104,7 +105,7 @@ func groupsOfAProvider(t *testing.T, database ...hstest.Option) {
 	}
 	wait := func(what string, c *hstest.Client, want ...string) {
 		t.Helper()
-		for end := time.Now().Add(10 * time.Second); !slices.Equal(rooms(c), want); time.Sleep(50 * time.Millisecond) {
+		for end := time.Now().Add(testkit.Patience); !slices.Equal(rooms(c), want); time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%s: the rooms are %v, want %v", what, rooms(c), want)
 			}

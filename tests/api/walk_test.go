@@ -19,7 +19,7 @@ import (
 )
 
 // slow is the longest time that any bad request may take.
-const slow = 2 * time.Second
+const slow = 10 * time.Second
 
 // workers is how many operations are walked at once: requests wait for commits, which they share.
 const workers = 8

@@ -20,27 +20,15 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 	"github.com/moothall/moothall/tests/process"
 )
-
-// partner gives what a variable names; in CI it has to be there.
-func partner(t *testing.T, name string) string {
-	t.Helper()
-	v := os.Getenv(name)
-	if v == "" && os.Getenv("CI") != "" {
-		t.Fatalf("%s is not set: ./scripts/test installs it", name)
-	}
-	if v == "" {
-		t.Skipf("%s is not set", name)
-	}
-	return v
-}
 
 // TestBridge lets somebody here talk with somebody on another network through a bridge that is made as mautrix bridges are,
 // end-to-end encrypted: commands to its bot, rooms that it makes, messages both ways. Its device has no session (MSC4190);
 // keys come to it in transactions.
 func TestBridge(t *testing.T) {
-	command := partner(t, "MOOTHALL_TEST_BRIDGEV2")
+	command := testkit.Partner(t, "MOOTHALL_TEST_BRIDGEV2")
 	t.Run("sqlite", func(t *testing.T) { testBridge(t, command, "") })
 	t.Run("postgres", func(t *testing.T) { testBridge(t, command, storetest.Postgres(t)) })
 }
@@ -94,7 +82,7 @@ func testBridge(t *testing.T, command, databaseURL string) {
 // TestBot talks with a bot in appservice mode that is made with mautrix-python, in the clear and end-to-end encrypted, and lets it
 // hear of read receipts.
 func TestBot(t *testing.T) {
-	python := partner(t, "MOOTHALL_TEST_MAUTRIX_PYTHON")
+	python := testkit.Partner(t, "MOOTHALL_TEST_MAUTRIX_PYTHON")
 	t.Run("sqlite", func(t *testing.T) { testBot(t, python, "") })
 	t.Run("postgres", func(t *testing.T) { testBot(t, python, storetest.Postgres(t)) })
 }
@@ -125,7 +113,7 @@ namespaces: {users: [{exclusive: true, regex: "@pybot_.*"}], aliases: [], rooms:
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := start(t, python, script, homeserver, "localhost", "as-token-of-the-bot", "hs-token-of-the-bot", fmt.Sprint(port))
+	log := process.Launch(t, python, script, homeserver, "localhost", "as-token-of-the-bot", "hs-token-of-the-bot", fmt.Sprint(port))
 	for !strings.Contains(log.String(), "ready\n") {
 		if ctx.Err() != nil {
 			t.Fatal("the bot does not start")
@@ -220,7 +208,7 @@ logging: {min_level: debug, writers: [{type: stdout, format: json}]}
 		t.Fatalf("the bridge does not write its registration: %v\n%s", err, out)
 	}
 	time.Sleep(2500 * time.Millisecond) // the server reads registrations every two seconds
-	start(t, command, "-n", "-c", config)
+	process.Launch(t, command, "-n", "-c", config)
 	b := &bridge{fmt.Sprintf("http://127.0.0.1:%d", far)}
 	for b.heard(ctx) == nil {
 		if ctx.Err() != nil {
@@ -229,27 +217,6 @@ logging: {min_level: debug, writers: [{type: stdout, format: json}]}
 		time.Sleep(100 * time.Millisecond)
 	}
 	return b
-}
-
-// start starts a program that ends with the test. What it says is shown if the test fails.
-func start(t *testing.T, command string, args ...string) *process.Output {
-	t.Helper()
-	log := &process.Output{}
-	ctx, stop := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, command, args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = t.TempDir(), log, log
-	if err := cmd.Start(); err != nil {
-		stop()
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stop()
-		_ = cmd.Wait() // it was killed
-		if t.Failed() {
-			t.Logf("%s:\n%s", filepath.Base(command), log.Tail(12_000))
-		}
-	})
-	return log
 }
 
 // say says something on the far side.

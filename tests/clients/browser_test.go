@@ -9,8 +9,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +18,7 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
+	"github.com/moothall/moothall/tests/chromium"
 	"github.com/moothall/moothall/tests/process"
 )
 
@@ -39,7 +38,7 @@ func TestBrowser(t *testing.T) {
 
 	alice, bob, carol := register(t, homeserver, "alice"), register(t, homeserver, "bob"), register(t, homeserver, "carol")
 	furnish(t, homeserver, alice, bob, carol)
-	browser := startBrowser(t)
+	browser := chromium.Start(t, "", 1280, 800)
 	a, b := openTab(t, browser, address), openTab(t, browser, address)
 
 	a.do("a wrong password is refused", chromedp.SendKeys(chromedp.CSS("#user"), alice.Name), chromedp.SendKeys(chromedp.CSS("#password"), "wrong"),
@@ -100,34 +99,6 @@ func furnish(t *testing.T, homeserver string, alice, bob, carol account) {
 	}
 }
 
-// startBrowser starts Chromium with an empty profile; it ends with the test.
-func startBrowser(t *testing.T) context.Context {
-	t.Helper()
-	binary, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Fatalf("%v: run ./scripts/test, which installs it", err)
-	}
-	// the default options keep a tab in the background from being slowed down: it must go on syncing
-	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
-		chromedp.ExecPath(binary), chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(1280, 800),
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true),
-		chromedp.Flag("hide-scrollbars", true))
-	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	if err := chromedp.Do(ctx); err != nil {
-		t.Fatalf("start Chromium: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := chromedp.Cancel(ctx); err != nil { // waits until the browser has closed
-			t.Errorf("close Chromium: %v", err)
-		}
-	})
-	return ctx
-}
-
 // tab is one page with what it wrote to its console.
 type tab struct {
 	t       *testing.T
@@ -156,20 +127,12 @@ func openTab(t *testing.T, browser context.Context, address string) *tab {
 // do runs actions, within a time that no step should need.
 func (p *tab) do(what string, actions ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
-	defer cancel()
 	start := time.Now()
 	// typing goes to the tab in front
-	_, err := chromedp.Call(ctx, page.BringToFront, cdp.Empty{})
-	if err == nil {
-		err = chromedp.Do(ctx, actions...)
+	if _, err := chromedp.Call(p.ctx, page.BringToFront, cdp.Empty{}); err != nil {
+		p.t.Fatal(err)
 	}
-	if err != nil {
-		look, done := context.WithTimeout(p.ctx, 5*time.Second)
-		defer done()
-		text, _ := chromedp.Run(look, chromedp.Text(chromedp.CSS("body")))
-		p.t.Fatalf("%s: %v\nthe page shows: %s\n%s", what, err, text, p.console.String())
-	}
+	chromium.Do(p.ctx, p.t, what, actions...)
 	p.t.Logf("%5.1f s  %s", time.Since(start).Seconds(), what)
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 	"github.com/moothall/moothall/tests/process"
 )
 
@@ -29,13 +30,7 @@ func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
 // needClients leaves the test out where scripts/test has not installed the clients; in CI that is a failure.
 func needClients(t *testing.T) {
 	t.Helper()
-	if os.Getenv(enableEnv) != "" {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("%s is not set: run these tests by ./scripts/test", enableEnv)
-	}
-	t.Skipf("%s is not set: ./scripts/test installs the clients and runs these tests", enableEnv)
+	testkit.Partner(t, enableEnv)
 }
 
 // eachServer runs fn against a new server on every database.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/moothall/moothall/tests/chromium"
 )
 
 // pagesEnv names the folder that pictures of the sign-in and account pages are written to, for the documentation.
@@ -38,7 +40,7 @@ func TestSignInPages(t *testing.T) {
 	}, &client); status != 201 {
 		t.Fatalf("register the client: %d", status)
 	}
-	browser := startBrowser(t)
+	browser := chromium.Start(t, "", 1280, 800)
 	for _, lang := range []string{"en", "zh"} {
 		t.Run(lang, func(t *testing.T) {
 			ctx, cancel := chromedp.NewContext(browser)

@@ -117,8 +117,8 @@ func awaitIn(t *testing.T, c *client, since *string, what string, ok func(gjson.
 		if ok(gjson.ParseBytes(a.body)) {
 			return time.Since(began)
 		}
-		if time.Since(began) > 10*time.Second {
-			t.Fatalf("after 10 s: %s", what)
+		if time.Since(began) > 30*time.Second {
+			t.Fatalf("after 30 s: %s", what)
 		}
 	}
 }

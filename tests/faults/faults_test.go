@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 	"github.com/moothall/moothall/tests/process"
 )
 
@@ -23,13 +24,7 @@ const (
 // needFaults leaves the test out where nobody asked for it; in CI that is a failure.
 func needFaults(t *testing.T) {
 	t.Helper()
-	if os.Getenv(enableEnv) != "" {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("%s is not set: run these tests by ./scripts/test", enableEnv)
-	}
-	t.Skipf("%s is not set: ./scripts/test runs these tests", enableEnv)
+	testkit.Partner(t, enableEnv)
 }
 
 // eachDatabase runs fn on SQLite (no URL) and on PostgreSQL.
@@ -74,18 +69,4 @@ func moments(t *testing.T) *rand.Rand {
 // between draws a duration.
 func between(r *rand.Rand, low, high time.Duration) time.Duration {
 	return low + time.Duration(r.Int64N(int64(high-low)))
-}
-
-// eventually waits until ok holds.
-func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(limit); ; {
-		if ok() {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("after %s: %s", limit, what)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // family lists a process and those it has started.
@@ -109,7 +111,7 @@ func TestPostgresHangs(t *testing.T) {
 	wg.Wait()
 	signal(syscall.SIGCONT)
 	thawed := time.Now()
-	eventually(t, 30*time.Second, "nobody can send although PostgreSQL goes on", func() bool {
+	testkit.Within(t, 30*time.Second, "nobody can send although PostgreSQL goes on", func() bool {
 		at, ok := l.lastAnswer(users[:2])
 		return ok && at.After(thawed)
 	})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // twoNodes starts two processes on one PostgreSQL.
@@ -428,7 +429,7 @@ func TestFrozenNode(t *testing.T) {
 		}
 		a.signal(syscall.SIGCONT)
 		before := l.count()
-		eventually(t, 10*time.Second, "nobody can send after the node has thawed", func() bool { return l.count() > before+50 })
+		testkit.Within(t, 10*time.Second, "nobody can send after the node has thawed", func() bool { return l.count() > before+50 })
 	}
 	time.Sleep(500 * time.Millisecond)
 	l.stop()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // partner runs scripts/partners/postgres and returns what it prints.
@@ -33,9 +34,7 @@ func partner(t *testing.T, command, dir string) string {
 // ownPostgres starts a PostgreSQL that the test may stop, and makes a database in it.
 func ownPostgres(t *testing.T) (dir, database string) {
 	t.Helper()
-	if os.Getenv(storetest.PostgresEnv) == "" {
-		storetest.Postgres(t) // says why there is none
-	}
+	testkit.Partner(t, storetest.PostgresEnv)
 	dir, err := os.MkdirTemp("", "moothall-postgres") // PostgreSQL's user passes through
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +93,7 @@ func TestPostgresRestart(t *testing.T) {
 		partner(t, "start", dir)
 		started := time.Now()
 		for _, side := range [][]*client{onA, onB} {
-			eventually(t, 15*time.Second, "nobody can send although PostgreSQL is back", func() bool {
+			testkit.Within(t, 15*time.Second, "nobody can send although PostgreSQL is back", func() bool {
 				at, ok := l.lastAnswer(side)
 				return ok && at.After(started)
 			})

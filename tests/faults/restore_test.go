@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // TestRestore brings a backup back, of a time before clients' newest tokens. What was lost stays lost, but no token of that
@@ -128,7 +129,7 @@ func TestPostgresRewound(t *testing.T) {
 	partner(t, "rewind", dir)
 	began := time.Now()
 	for _, c := range []*client{alice, bob} {
-		eventually(t, 20*time.Second, c.name+" cannot send after PostgreSQL came back", func() bool {
+		testkit.Within(t, 20*time.Second, c.name+" cannot send after PostgreSQL came back", func() bool {
 			got, err := c.do(t.Context(), "PUT", sendPath(room, "first"), text("first of "+c.name))
 			return err == nil && got.status == http.StatusOK
 		})

@@ -19,6 +19,7 @@ import (
 	"zombiezen.com/go/sqlite/sqlitex"
 
 	"github.com/moothall/moothall/homeserver/store/storetest"
+	"github.com/moothall/moothall/homeserver/testkit"
 	"github.com/moothall/moothall/tests/process"
 )
 
@@ -195,7 +196,7 @@ func TestDiskFull(t *testing.T) {
 		l.mu.Lock()
 		l.requests = nil
 		l.mu.Unlock()
-		eventually(t, 20*time.Second, "the disk is full and messages are still taken", func() bool {
+		testkit.Within(t, 20*time.Second, "the disk is full and messages are still taken", func() bool {
 			_, requests := l.snapshot()
 			return len(requests) > 20 && requests[len(requests)-1].status == http.StatusServiceUnavailable
 		})
@@ -215,7 +216,7 @@ func TestDiskFull(t *testing.T) {
 			t.Fatal(err)
 		}
 		freed, before := time.Now(), l.count()
-		eventually(t, 20*time.Second, "there is room again and messages are still refused", func() bool { return l.count() > before+20 })
+		testkit.Within(t, 20*time.Second, "there is room again and messages are still refused", func() bool { return l.count() > before+20 })
 		t.Logf("the first refusal %s after the disk was full; messages again %s after there was room", refusedAfter.Round(time.Millisecond),
 			time.Since(freed).Round(time.Millisecond))
 	}

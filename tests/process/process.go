@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -66,15 +67,25 @@ func Binary(t testing.TB) string {
 	return path
 }
 
-// FreePort is a TCP port of 127.0.0.1 that nothing uses at the moment.
+// FreePort is a TCP port of 127.0.0.1 that nothing uses at the moment. It is none of those that the system gives to outgoing
+// connections, of which one may come at any time, and none of the partners'.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 10_000 + rand.IntN(10_000)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("100 ports of 127.0.0.1 are in use")
+	return 0
+}
+
+// FreeAddress is 127.0.0.1 with a FreePort.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	return fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 }
 
 // Environ is the environment without variables that would be settings of the server.
@@ -108,6 +119,20 @@ func Start(t testing.TB, dir string, log *Output, program string, args ...string
 		close(p.Exited)
 	}()
 	return p
+}
+
+// Launch runs a program that ends with the test. What it printed is shown if the test fails.
+func Launch(t testing.TB, program string, args ...string) *Output {
+	t.Helper()
+	log := &Output{}
+	p := Start(t, t.TempDir(), log, program, args...)
+	t.Cleanup(func() {
+		p.Kill(t)
+		if t.Failed() {
+			t.Logf("%s:\n%s", filepath.Base(program), log.Tail(12_000))
+		}
+	})
+	return log
 }
 
 // AwaitReady waits until a server says that it is ready, and returns how long that took. A machine that stood still for 30 s is no

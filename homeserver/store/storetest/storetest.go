@@ -8,12 +8,12 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"net/url"
-	"os"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/moothall/moothall/homeserver/store"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 // PostgresEnv is the environment variable with the address of the tests' PostgreSQL, as a user that may make databases.
@@ -29,13 +29,7 @@ func Each(t *testing.T, fn func(t *testing.T, cfg store.Config)) {
 // Postgres makes an empty database and returns its URL. Without a server it skips the test, and fails it in CI.
 func Postgres(t testing.TB) string {
 	t.Helper()
-	admin := os.Getenv(PostgresEnv)
-	if admin == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not set: start PostgreSQL by ./scripts/test", PostgresEnv)
-		}
-		t.Skipf("%s is not set", PostgresEnv)
-	}
+	admin := testkit.Partner(t, PostgresEnv)
 	var b [6]byte
 	_, _ = rand.Read(b[:])
 	name := "moothall_test_" + hex.EncodeToString(b[:])
