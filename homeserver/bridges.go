@@ -7,7 +7,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/clientsync"
-	"github.com/moothall/moothall/homeserver/event"
 	"github.com/moothall/moothall/homeserver/push"
 	"github.com/moothall/moothall/homeserver/room"
 	"github.com/moothall/moothall/homeserver/store"
@@ -34,11 +33,12 @@ func (s *Server) pushEvent(ctx context.Context, _, nid int64) (*push.EventView, 
 	if err != nil || len(evs) == 0 || evs[0].Status != store.StatusAccepted || evs[0].RedactedBy != 0 {
 		return nil, err
 	}
-	return pushView(evs[0].PDU), nil
+	return pushView(evs[0]), nil
 }
 
-func pushView(p *event.Event) *push.EventView {
-	v := &push.EventView{ID: string(p.ID()), RoomID: string(p.RoomID()), Type: p.Type(), Sender: string(p.Sender()), Content: p.Content(), OriginServerTS: p.OriginServerTS()}
+func pushView(e *room.Event) *push.EventView {
+	p := e.PDU
+	v := &push.EventView{ID: string(p.ID()), RoomID: string(p.RoomID()), Type: p.Type(), Sender: string(p.Sender()), Content: p.Content(), OriginServerTS: p.OriginServerTS(), Thread: threadOf(e.Features)}
 	if k, ok := p.StateKey(); ok {
 		v.StateKey = &k
 	}
@@ -135,7 +135,7 @@ func (s *Server) syncRules(ctx context.Context, user id.UserID, r *room.Room) (c
 	}
 	return clientsync.Rules{
 		Skips: func(features []byte) bool {
-			return rules.Compiled.SkipsUncounted() && push.FlagsOf(features)&push.FlagCounts == 0
+			return rules.Compiled.Skips(push.FlagsOf(features))
 		},
 		Quick: func(features []byte, sender id.UserID) (clientsync.Verdict, bool) {
 			f, err := push.ParseFeatures(features)
@@ -144,13 +144,24 @@ func (s *Server) syncRules(ctx context.Context, user id.UserID, r *room.Room) (c
 			}
 			c := rc
 			c.SenderLevel = levels.User(sender)
+			if rules.Compiled.NeedsThread() {
+				if c.Thread, err = s.push.ThreadState(ctx, r.NID(), f.Thread, user); err != nil {
+					return clientsync.Verdict{}, false // Full tells of it
+				}
+			}
 			a, decided := rules.Compiled.EvaluateFeatures(&push.FeatureView{Features: f, Sender: string(sender)}, &c)
 			return verdict(a), decided
 		},
 		Full: func(e *room.Event) (clientsync.Verdict, error) {
-			c := rc
+			c, v := rc, pushView(e)
 			c.SenderLevel = levels.User(e.PDU.Sender())
-			return verdict(rules.Compiled.Evaluate(pushView(e.PDU), &c)), nil
+			if rules.Compiled.NeedsThread() {
+				var err error
+				if c.Thread, err = s.push.ThreadState(ctx, r.NID(), v.Thread, user); err != nil {
+					return clientsync.Verdict{}, err
+				}
+			}
+			return verdict(rules.Compiled.Evaluate(v, &c)), nil
 		},
 	}, nil
 }

@@ -176,6 +176,7 @@ type MediaRetention struct {
 type Push struct {
 	AllowPrivateAddresses bool     `yaml:"allow_private_addresses"`
 	MailAfter             Duration `yaml:"mail_after"`
+	ThreadSubscriptions   bool     `yaml:"thread_subscriptions"`
 }
 
 // TURN is the relay that clients are told to use for calls.

@@ -110,7 +110,7 @@ func (s *Server) buildParts() error {
 		return err
 	}
 	s.push = push.New(push.Deps{
-		Store: s.store, Log: s.log, Client: outgoing, Config: push.Config{AllowHTTP: s.cfg.Push.AllowPrivateAddresses},
+		Store: s.store, Log: s.log, Client: outgoing, Config: push.Config{AllowHTTP: s.cfg.Push.AllowPrivateAddresses, ThreadSubscriptions: s.cfg.Push.ThreadSubscriptions},
 		Event: s.pushEvent, RoomUsers: s.pushRoomUsers, Room: s.pushRoom,
 		Unread: s.pushUnread, ReceiptUsers: s.receiptUsers, Ignores: s.ignores, Emails: s.pushEmails(),
 	})
@@ -173,7 +173,7 @@ func (s *Server) buildParts() error {
 		Search:      s.searchFunc(),
 		Delay:       s.rtc.Schedule,
 		ServerName:  s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Store: s.store, Accounts: s.accounts, Rooms: s.rooms,
-		Limits: s.limits, Logger: s.log, CopyPushRule: s.push.CopyRoomRule,
+		Limits: s.limits, Logger: s.log, CopyPushRule: s.push.CopyRoomRule, ThreadSubscriptions: s.cfg.Push.ThreadSubscriptions,
 		UserDataDeps: clientapi.UserDataDeps{
 			Keys: s.keys, Data: s.data, Profiles: s.profiles, ParseSyncToken: clientsync.ParsePosition, PushRules: s.pushRules,
 			Turn: clientapi.TurnConfig{URIs: s.cfg.TURN.URIs, SharedSecret: string(s.cfg.TURN.SharedSecret), Lifetime: s.cfg.TURN.TTL.Std()},

@@ -34,6 +34,9 @@ type Deps struct {
 	// SSO is sign-in in the browser; nil: there is none.
 	SSO *SSODeps
 
+	// ThreadSubscriptions tells clients that there are push rules on the threads that users follow.
+	ThreadSubscriptions bool
+
 	// AppServices are the application services; nil: there are none.
 	AppServices *AppServiceDeps
 

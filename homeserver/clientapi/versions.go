@@ -1,6 +1,7 @@
 package clientapi
 
 import (
+	"maps"
 	"net/http"
 
 	"github.com/moothall/moothall/homeserver/web"
@@ -117,5 +118,10 @@ func (a *API) versions(w http.ResponseWriter, _ *http.Request) error {
 	for i, v := range specVersions {
 		names[i] = v.Version
 	}
-	return web.WriteJSON(w, map[string]any{"versions": names, "unstable_features": unstableFeatures})
+	features := unstableFeatures
+	if a.ThreadSubscriptions {
+		features = maps.Clone(features)
+		features["org.matrix.msc4306"] = true
+	}
+	return web.WriteJSON(w, map[string]any{"versions": names, "unstable_features": features})
 }

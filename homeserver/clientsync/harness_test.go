@@ -172,7 +172,7 @@ func (n *node) rules(ctx context.Context, user id.UserID, r *room.Room) (clients
 		return clientsync.Verdict{Notify: a.Notify, Highlight: a.Highlight, Actions: a.JSON}
 	}
 	return clientsync.Rules{
-		Skips: func(b []byte) bool { return rules.Compiled.SkipsUncounted() && push.FlagsOf(b)&push.FlagCounts == 0 },
+		Skips: func(b []byte) bool { return rules.Compiled.Skips(push.FlagsOf(b)) },
 		Quick: func(b []byte, sender id.UserID) (clientsync.Verdict, bool) {
 			f, err := push.ParseFeatures(b)
 			if err != nil {

@@ -24,8 +24,8 @@ import (
 //     compiled.EvaluateFeatures(&view, &ctx). Only where decided is false, the event is read and compiled.Evaluate(&event, &ctx)
 //     asked. With the predefined rules everything is decided but invitations and events that mention more users than features
 //     list (32). compiled.NeedsBody() tells beforehand whether there may be more.
-//   - Where compiled.SkipsUncounted() is true (the predefined rules, or any rules that only silence), events whose flags lack
-//     FlagCounts cannot notify the user: a query may leave them out.
+//   - Events of which compiled.Skips(FlagsOf(stored)) is true (under the predefined rules, or any that only silence, those whose
+//     flags lack FlagCounts) cannot notify the user: a count may leave them out.
 //
 // Evaluate and EvaluateFeatures agree wherever the latter decides; a property test holds them to it. Both say nothing about
 // receipts, threads or ignored users: the counter does.

@@ -57,7 +57,7 @@ next:
 // needsBody tells whether features leave the condition open for ordinary messages.
 func (c *condition) needsBody() bool {
 	switch c.op {
-	case opMemberCount, opMayNotify, opRoom, opSender, opMentionsUser, opStateKeyIsUser:
+	case opMemberCount, opMayNotify, opRoom, opSender, opMentionsUser, opStateKeyIsUser, opThread:
 		return false
 	case opDisplayName, opWords:
 		return true

@@ -20,6 +20,9 @@ func TestFeaturesAgree(t *testing.T) {
 			SenderLevel:     rapid.SampledFrom([]int64{0, 50}).Draw(t, "level"),
 			RoomNotifyLevel: 50}
 		f := FeaturesOf(ev.Type, ev.StateKey, ev.Content, nil)
+		if f.Thread != "" {
+			ctx.Thread = threadState(rapid.Bool().Draw(t, "follows"))
+		}
 		b := f.AppendBinary(nil)
 		parsed, err := ParseFeatures(b)
 		if err != nil || !reflect.DeepEqual(f, parsed) || FlagsOf(b) != f.Flags {
@@ -29,7 +32,7 @@ func TestFeaturesAgree(t *testing.T) {
 		if rapid.Bool().Draw(t, "type known") {
 			view.Type = ev.Type
 		}
-		for name, c := range map[string]*Compiled{"own rules": Compile(rs), "default rules": CompileDefault(), "rendered": Compile(new(Delta).Ruleset(alice))} {
+		for name, c := range map[string]*Compiled{"own rules": Compile(rs), "default rules": CompileDefault(), "rendered": Compile(new(Delta).Ruleset(alice)), "threads": Compile(new(Delta).withThreads(alice))} {
 			want := c.Evaluate(&ev, &ctx)
 			got, decided := c.EvaluateFeatures(&view, &ctx)
 			if decided && (got.RuleID() != want.RuleID() || got.Notify != want.Notify || got.Highlight != want.Highlight) {
@@ -38,7 +41,7 @@ func TestFeaturesAgree(t *testing.T) {
 			if !decided && !c.NeedsBody() && f.Flags&FlagMore == 0 && (ev.StateKey == nil || *ev.StateKey == "") && view.Type != "" {
 				t.Fatalf("%s: undecided without a reason: %s %s", name, ev.Type, ev.Content)
 			}
-			if want.Notify && c.SkipsUncounted() && f.Flags&FlagCounts == 0 {
+			if want.Notify && c.Skips(f.Flags) {
 				t.Fatalf("%s: %q notifies of an event that does not count: %s %s", name, want.RuleID(), ev.Type, ev.Content)
 			}
 		}

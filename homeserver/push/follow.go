@@ -247,6 +247,12 @@ func (p *Push) decide(ctx context.Context, c *candidate, out *store.Push) (bool,
 		return false, err
 	}
 	sender := id.UserID(c.event.Sender)
+	var thread ThreadState
+	if rules.Compiled.NeedsThread() {
+		if thread, err = p.ThreadState(ctx, c.entry.Room, c.event.Thread, c.user); err != nil {
+			return false, err
+		}
+	}
 	actions := rules.Compiled.Evaluate(c.event, &RoomContext{
 		UserID:          string(c.user),
 		RoomID:          c.event.RoomID,
@@ -255,6 +261,7 @@ func (p *Push) decide(ctx context.Context, c *candidate, out *store.Push) (bool,
 		SenderLevel:     c.room.PowerLevel(sender),
 		RoomNotifyLevel: c.room.NotificationLevel("room"),
 		NotifyLevel:     c.room.NotificationLevel,
+		Thread:          thread,
 	})
 	if !actions.Notify {
 		return false, nil

@@ -17,6 +17,8 @@ import (
 type Config struct {
 	// AllowHTTP accepts gateways that are not https, for gateways inside the company's network.
 	AllowHTTP bool
+	// ThreadSubscriptions adds the rules of MSC4306.
+	ThreadSubscriptions bool
 }
 
 // Counts is what a user has not read, over all rooms.
@@ -65,6 +67,7 @@ type Push struct {
 	Deps
 	defaults *Compiled
 	rules    rulesCache
+	threads  threadCache
 	users    pusherUsers
 	dispatch dispatcher
 	claims   batcher[int64, *store.Claimed]
@@ -80,6 +83,9 @@ func New(d Deps) *Push {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Push{Deps: d, defaults: CompileDefault(), scanEvery: 5 * time.Second, backoff: backoff}
+	if d.Config.ThreadSubscriptions {
+		p.defaults = Compile(new(Delta).withThreads(anyone))
+	}
 	p.rules.entries = make(map[id.UserID]*UserRules)
 	p.dispatch.signal = make(chan struct{}, 1)
 	p.claims.ask = p.claim
@@ -115,9 +121,12 @@ func (p *Push) Listener() store.Listener {
 			switch e := &entries[i]; {
 			case e.Kind == store.KindReset:
 				p.rules.clear()
+				p.threads.clear()
 				p.users.forget()
 			case e.Kind == store.KindAccountData && e.Key == store.PushRulesType:
 				p.rules.drop(id.UserID(e.User))
+			case e.Kind == store.KindAccountData && e.Key == store.ThreadSubscriptionsKey:
+				p.threads.drop(e.Room)
 			case e.Kind == store.KindPusher:
 				p.users.changed(e.User)
 			}
@@ -131,10 +140,16 @@ type UserRules struct {
 	Pos      int64 // log position of their last change, 0 for none
 	delta    *Delta
 	user     id.UserID
+	threads  bool // with the rules of MSC4306
 }
 
 // Ruleset gives the rules in full.
-func (u *UserRules) Ruleset() *Ruleset { return u.delta.Ruleset(string(u.user)) }
+func (u *UserRules) Ruleset() *Ruleset {
+	if u.threads {
+		return u.delta.withThreads(string(u.user))
+	}
+	return u.delta.Ruleset(string(u.user))
+}
 
 // Rules gives the user's rules, from memory where they were used before.
 func (p *Push) Rules(ctx context.Context, user id.UserID) (*UserRules, error) {
@@ -142,7 +157,7 @@ func (p *Push) Rules(ctx context.Context, user id.UserID) (*UserRules, error) {
 	if u != nil {
 		return u, nil
 	}
-	u = &UserRules{user: user, Compiled: p.defaults}
+	u = &UserRules{user: user, Compiled: p.defaults, threads: p.Config.ThreadSubscriptions}
 	err := p.Store.Read(ctx, func(tx *store.Tx) error {
 		b, pos, err := tx.PushRules(user)
 		if err != nil {

@@ -12,20 +12,21 @@ import (
 	"github.com/moothall/moothall/homeserver/mxerr"
 )
 
-// Kind is one of the five kinds of push rules, named as in the specification.
+// Kind is one of the kinds of push rules, named as in the specification.
 type Kind string
 
 // The kinds in the order in which they are checked.
 const (
-	Override  Kind = "override"
-	Content   Kind = "content"
-	Room      Kind = "room"
-	Sender    Kind = "sender"
-	Underride Kind = "underride"
+	Override    Kind = "override"
+	Content     Kind = "content"
+	PostContent Kind = "postcontent" // MSC4306: rules of the server alone, see threads.go
+	Room        Kind = "room"
+	Sender      Kind = "sender"
+	Underride   Kind = "underride"
 )
 
 // kinds is the order in which rules are checked. Spec: "Push Rules".
-func kinds() [5]Kind { return [5]Kind{Override, Content, Room, Sender, Underride} }
+func kinds() [6]Kind { return [6]Kind{Override, Content, PostContent, Room, Sender, Underride} }
 
 // Limits of one user's rules: every rule is tried on every message the user could be told of.
 const (
@@ -51,18 +52,19 @@ type Rule struct {
 	Default    bool        `json:"default"`
 	Enabled    bool        `json:"enabled"`
 	Actions    []Action    `json:"actions"`
-	Conditions []Condition `json:"conditions,omitzero"` // override and underride only
+	Conditions []Condition `json:"conditions,omitzero"` // override, postcontent and underride only
 	Pattern    *string     `json:"pattern,omitzero"`    // content only
 }
 
 // Ruleset is the "global" ruleset of one user, each kind ordered from the most important rule to the least.
 type Ruleset struct {
-	UserID    string `json:"-"`
-	Override  []Rule `json:"override"`
-	Content   []Rule `json:"content"`
-	Room      []Rule `json:"room"`
-	Sender    []Rule `json:"sender"`
-	Underride []Rule `json:"underride"`
+	UserID      string `json:"-"`
+	Override    []Rule `json:"override"`
+	Content     []Rule `json:"content"`
+	PostContent []Rule `json:"postcontent,omitempty"`
+	Room        []Rule `json:"room"`
+	Sender      []Rule `json:"sender"`
+	Underride   []Rule `json:"underride"`
 }
 
 // Of gives the rules of a kind.
@@ -72,6 +74,8 @@ func (rs *Ruleset) Of(k Kind) []Rule {
 		return rs.Override
 	case Content:
 		return rs.Content
+	case PostContent:
+		return rs.PostContent
 	case Room:
 		return rs.Room
 	case Sender:
@@ -139,12 +143,13 @@ func (a *Action) UnmarshalJSON(b []byte) error {
 // Condition is a condition of an override or underride rule. What a client sent is kept as it is, also fields and kinds
 // that this server does not know.
 type Condition struct {
-	Kind    string
-	Key     string
-	Pattern string
-	Is      string
-	Value   jsontext.Value
-	raw     []byte
+	Kind       string
+	Key        string
+	Pattern    string
+	Is         string
+	Value      jsontext.Value
+	Subscribed *bool
+	raw        []byte
 }
 
 // MarshalJSON gives the condition as it was read.
@@ -172,6 +177,10 @@ func (c *Condition) UnmarshalJSON(b []byte) error {
 	*c = Condition{Kind: str("kind"), Key: str("key"), Pattern: str("pattern"), Is: str("is"), raw: bytes.Clone(b)}
 	if v, ok := m["value"]; ok {
 		c.Value = bytes.Clone(v)
+	}
+	if v := m["subscribed"]; v.Kind() == 't' || v.Kind() == 'f' {
+		subscribed := v.Kind() == 't'
+		c.Subscribed = &subscribed
 	}
 	if v, ok := m["pattern"]; c.Kind == "event_match" && (!ok || v.Kind() != '"') {
 		c.Kind = "" // without a pattern it must not match as the empty one would

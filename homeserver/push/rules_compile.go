@@ -14,6 +14,7 @@ type Compiled struct {
 	byClass   [numClasses][]compiledRule // the enabled rules that can match an event of the class, in order
 	needsBody bool
 	plain     bool
+	threads   bool // some rule asks whether the user follows the event's thread
 }
 
 type compiledRule struct {
@@ -78,9 +79,11 @@ func (a Actions) Sound() (s string) {
 	return s
 }
 
+// anyone stands for every user who changed nothing.
+const anyone = "\x00" // no user id, and no pattern of the predefined rules: becomes "the user" in Compile
+
 // CompileDefault compiles the predefined rules, for every user who changed nothing.
 func CompileDefault() *Compiled {
-	const anyone = "\x00" // no user id, and no pattern of the predefined rules: becomes "the user" in Compile
 	return Compile(new(Delta).Ruleset(anyone))
 }
 
@@ -121,6 +124,7 @@ func (c *Compiled) add(k Kind, r *Rule, userID string) {
 	}
 	for i := range conds {
 		c.needsBody = c.needsBody || conds[i].needsBody()
+		c.threads = c.threads || conds[i].op == opThread
 	}
 	for class := range c.byClass {
 		if rest, ok := forClass(conds, Class(class)); ok {
@@ -171,9 +175,13 @@ func forClass(conds []condition, class Class) (rest []condition, ok bool) {
 // may leave events undecided that are neither state events of one user (invitations) nor cut short in their features.
 func (c *Compiled) NeedsBody() bool { return c.needsBody }
 
-// SkipsUncounted tells that no event without FlagCounts can notify this user, so that a counter may leave those out
-// in its query.
-func (c *Compiled) SkipsUncounted() bool { return c.plain }
+// Skips tells from the flags of an event that it cannot notify this user, so that a counter may leave it out.
+func (c *Compiled) Skips(flags uint16) bool {
+	return c.plain && flags&FlagCounts == 0 && !(c.threads && flags&FlagThread != 0)
+}
+
+// NeedsThread tells whether RoomContext.Thread has to be filled in.
+func (c *Compiled) NeedsThread() bool { return c.threads }
 
 // Evaluate gives the actions of an event for the user of ctx. It does not allocate, except to unescape JSON strings.
 func (c *Compiled) Evaluate(ev *EventView, ctx *RoomContext) Actions {
@@ -252,6 +260,11 @@ func compileCondition(c Condition, userID string) (out condition, ok bool) {
 		return compileMemberCount(c.Is)
 	case "sender_notification_permission":
 		return condition{op: opMayNotify, text: c.Key}, c.Key != ""
+	case threadCondition:
+		if c.Subscribed == nil {
+			return out, false
+		}
+		return condition{op: opThread, thread: threadState(*c.Subscribed)}, true
 	}
 	return out, false
 }

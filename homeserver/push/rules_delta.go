@@ -50,20 +50,8 @@ func (d *Delta) Empty() bool {
 // Ruleset gives the user's rules in full.
 func (d *Delta) Ruleset(userID string) *Ruleset {
 	override, underride := predefined(userID)
-	for _, rules := range [][]Rule{override, underride} {
-		for i := range rules {
-			c, ok := d.Defaults[rules[i].ID]
-			if !ok {
-				continue
-			}
-			if c.Enabled != nil {
-				rules[i].Enabled = *c.Enabled
-			}
-			if c.Actions != nil {
-				rules[i].Actions = *c.Actions
-			}
-		}
-	}
+	d.adjust(override)
+	d.adjust(underride)
 	of := func(k Kind) []Rule { return slices.Concat([]Rule{}, d.Rules[k]) }
 	return &Ruleset{
 		UserID:    userID,
@@ -75,6 +63,22 @@ func (d *Delta) Ruleset(userID string) *Ruleset {
 	}
 }
 
+// adjust applies the user's changes to predefined rules.
+func (d *Delta) adjust(rules []Rule) {
+	for i := range rules {
+		c, ok := d.Defaults[rules[i].ID]
+		if !ok {
+			continue
+		}
+		if c.Enabled != nil {
+			rules[i].Enabled = *c.Enabled
+		}
+		if c.Actions != nil {
+			rules[i].Actions = *c.Actions
+		}
+	}
+}
+
 // isPredefined tells whether the kind has a predefined rule of this id.
 func isPredefined(k Kind, ruleID string) bool {
 	override, underride := predefined("")
@@ -82,6 +86,8 @@ func isPredefined(k Kind, ruleID string) bool {
 	switch k {
 	case Override:
 		rules = override
+	case PostContent:
+		rules = threadRules()
 	case Underride:
 	default:
 		return false

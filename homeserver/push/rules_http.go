@@ -50,9 +50,18 @@ func writeStrict(w http.ResponseWriter, v any) error {
 	return web.WriteRaw(w, b)
 }
 
+// kind reads the kind that the path names.
+func (p *Push) kind(r *http.Request) (Kind, error) {
+	k, err := ParseKind(web.PathParam(r, "kind"))
+	if err == nil && k == PostContent && !p.Config.ThreadSubscriptions {
+		return ParseKind("") // not known here
+	}
+	return k, err
+}
+
 // findRule gives the rule that the path names.
 func (p *Push) findRule(r *http.Request) (*Rule, error) {
-	kind, err := ParseKind(web.PathParam(r, "kind"))
+	kind, err := p.kind(r)
 	if err != nil {
 		return nil, errNoRule() // Spec: 404 is the one error of looking at a rule
 	}
@@ -96,7 +105,7 @@ func (p *Push) getActions(w http.ResponseWriter, r *http.Request) error {
 
 // change runs one change of the requester's rules and answers {}.
 func (p *Push) change(w http.ResponseWriter, r *http.Request, fn func(d *Delta, k Kind, ruleID string) error) error {
-	kind, err := ParseKind(web.PathParam(r, "kind"))
+	kind, err := p.kind(r)
 	if err != nil {
 		return err
 	}
@@ -121,9 +130,12 @@ func (p *Push) change(w http.ResponseWriter, r *http.Request, fn func(d *Delta, 
 
 // putRule handles PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}.
 func (p *Push) putRule(w http.ResponseWriter, r *http.Request) error {
-	kind, err := ParseKind(web.PathParam(r, "kind"))
+	kind, err := p.kind(r)
 	if err != nil {
 		return err
+	}
+	if kind == PostContent {
+		return mxerr.InvalidParam("users have no rules of the kind postcontent; its predefined ones can be switched and changed")
 	}
 	raw, err := web.ReadRawObject(r)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 type EventView struct {
 	ID, RoomID, Sender, Type string
 	StateKey                 *string
+	Thread                   string // as in Features
 	OriginServerTS           int64
 	Content                  []byte
 }
@@ -29,6 +30,8 @@ type RoomContext struct {
 	RoomNotifyLevel int64
 	// NotifyLevel gives the level of other keys of "notifications"; nil: 50 for all.
 	NotifyLevel func(key string) int64
+	// Thread is how the user stands to the event's thread; needed where Compiled.NeedsThread.
+	Thread ThreadState
 }
 
 type op uint8
@@ -45,6 +48,7 @@ const (
 	opMayNotify
 	opRoom
 	opSender
+	opThread
 )
 
 type topKey uint8
@@ -99,6 +103,7 @@ type condition struct {
 	value  scalar
 	text   string // operator, notification key, room or user id
 	number int64
+	thread ThreadState
 }
 
 // scalar is a non-compound value of canonical JSON.
@@ -261,6 +266,8 @@ func (c *condition) onRoom(ctx *RoomContext) bool {
 			need = ctx.NotifyLevel(c.text)
 		}
 		return ctx.SenderLevel >= need
+	case opThread:
+		return ctx.Thread == c.thread
 	}
 	return false
 }

@@ -46,6 +46,18 @@ func (tx *Tx) SetThreadSubscription(user id.UserID, t ThreadSubscription) error 
 	return nil
 }
 
+// ThreadSubscribers reads who follows a thread.
+func (tx *Tx) ThreadSubscribers(room int64, root id.EventID) (map[id.UserID]struct{}, error) {
+	out := make(map[id.UserID]struct{})
+	err := tx.Each(`SELECT usr FROM thread_subscriptions WHERE room = $1 AND root = $2 AND subscribed = 1`, []any{room, root}, func(r *Row) error {
+		var u id.UserID
+		err := r.Scan(&u)
+		out[u] = struct{}{}
+		return err
+	})
+	return out, err
+}
+
 // ThreadSubscriptions reads the subscriptions that changed last after one position and before another, the latest changes
 // first. ended tells whether those that have ended are wanted too.
 func (tx *Tx) ThreadSubscriptions(user id.UserID, after, before int64, ended bool, limit int) ([]ThreadSubscription, error) {
