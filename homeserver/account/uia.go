@@ -53,6 +53,17 @@ func (a *Accounts) FindUIA(ctx context.Context, sid, operation string, user id.U
 	return s, found && s.Operation == operation && s.User == user && s.Expires > a.now(), err
 }
 
+// RememberUIA keeps what the requests of an authentication have said, in the caller's form, for those that follow.
+func (a *Accounts) RememberUIA(ctx context.Context, sid string, params []byte) error {
+	return a.Store.Write(ctx, func(tx *store.Tx) error { return tx.SetUIAParams(sid, params) })
+}
+
+// HashPassword gives the stored form of a password that was validated.
+func (a *Accounts) HashPassword(ctx context.Context, password string) (string, error) {
+	h, err := a.hashPassword(ctx, password)
+	return string(h), err
+}
+
 // StageProof is what a passed stage leaves for the operation that it allows.
 type StageProof struct {
 	RegistrationToken string // reserved with the stage

@@ -83,6 +83,32 @@ func TestRegister(t *testing.T) {
 			t.Errorf("registered: %s", got.body)
 		}
 
+		// What the first request says, the others need not repeat.
+		session = s.expect(t, "POST", register, "", `{"username":"Brief","password":"correct horse","device_id":"OLD","initial_device_display_name":"My phone"}`, 401, "").str("session")
+		var kept store.Content
+		err := s.Store.Read(t.Context(), func(tx *store.Tx) error {
+			_, err := tx.Get([]any{&kept}, `SELECT params FROM uia_sessions WHERE id = $1`, session)
+			return err
+		})
+		if err != nil || !strings.Contains(string(kept), "Brief") || strings.Contains(string(kept), "correct horse") {
+			t.Errorf("kept is %s, %v", kept, err)
+		}
+		only := `"auth":{"type":"m.login.dummy","session":"` + session + `"}}`
+		s.expect(t, "POST", register, "", `{"username":"other",`+only, 400, "M_MISSING_PARAM") // the password was checked with another name
+		got = s.expect(t, "POST", register, "", `{"device_id":"NEW",`+only, 200, "")
+		if got.str("user_id") != "@brief:example.org" || got.str("device_id") != "NEW" {
+			t.Errorf("registered: %s", got.body)
+		}
+		if name := s.expect(t, "GET", v3+"/devices/NEW", got.str("access_token"), "", 200, "").str("display_name"); name != "My phone" {
+			t.Errorf("the device is called %q", name)
+		}
+		s.expect(t, "POST", v3+"/login", "", `{"type":"m.login.password","identifier":{"type":"m.id.user","user":"brief"},"password":"correct horse"}`, 200, "")
+		session = s.expect(t, "POST", register, "", `{"inhibit_login":true}`, 401, "").str("session")
+		got = s.expect(t, "POST", register, "", `{"password":"correct horse","auth":{"type":"m.login.dummy","session":"`+session+`"}}`, 200, "")
+		if got.get("access_token").Exists() {
+			t.Errorf("registered: %s", got.body)
+		}
+
 		for query, want := range map[string]struct {
 			status  int
 			errcode string
@@ -126,7 +152,7 @@ func TestRegisterByToken(t *testing.T) {
 		s.expect(t, "POST", register, "", with("a", `{"type":"m.login.registration_token"}`), 400, "M_MISSING_PARAM")
 		s.expect(t, "POST", register, "", with("a", `{"type":"m.login.registration_token","token":"nope"}`), 401, "M_FORBIDDEN")
 		session := flows.str("session")
-		s.expect(t, "POST", register, "", with("a", `{"type":"m.login.registration_token","token":"nope","session":"`+session+`"}`), 401, "M_FORBIDDEN")
+		s.expect(t, "POST", register, "", `{"auth":{"type":"m.login.registration_token","token":"nope","session":"`+session+`"}}`, 401, "M_FORBIDDEN")
 		// The stage is passed, then a member is missing: the token stays reserved for this client.
 		s.expect(t, "POST", register, "", `{"username":"a","auth":{"type":"m.login.registration_token","token":"let.me-in","session":"`+session+`"}}`, 400, "M_MISSING_PARAM")
 		valid("let.me-in", false)

@@ -80,11 +80,11 @@ func (a *API) registerByService(w http.ResponseWriter, r *http.Request, req regi
 	if _, err := a.Accounts.CreateUser(r.Context(), account.NewUser{Localpart: localpart, AppService: service, Unreserved: true}); err != nil {
 		return err
 	}
-	if req.InhibitLogin {
+	if is(req.InhibitLogin) {
 		return web.WriteJSON(w, loginResponse{UserID: user})
 	}
 	return a.signIn(w, r, user, account.SignIn{
-		Way: account.WayAppService, Device: req.DeviceID, DeviceDisplayName: req.DeviceName, Refreshable: req.RefreshTokens,
+		Way: account.WayAppService, Device: req.DeviceID, DeviceDisplayName: req.DeviceName, Refreshable: is(req.RefreshTokens),
 	})
 }
 

@@ -27,8 +27,8 @@ type registerRequest struct {
 	Password      *string     `json:"password"`
 	DeviceID      id.DeviceID `json:"device_id"`
 	DeviceName    *string     `json:"initial_device_display_name"`
-	InhibitLogin  bool        `json:"inhibit_login"`
-	RefreshTokens bool        `json:"refresh_token"`
+	InhibitLogin  *bool       `json:"inhibit_login"`
+	RefreshTokens *bool       `json:"refresh_token"`
 	GuestToken    string      `json:"guest_access_token"`
 }
 
@@ -58,6 +58,11 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	before, err := a.recallRegistration(r.Context(), req.Auth)
+	if err != nil {
+		return err
+	}
+	now := before.complete(&req)
 	// Spec: these are checked before user-interactive authentication.
 	localpart, err := a.checkRegistration(r, req, guest != "")
 	if err != nil {
@@ -65,12 +70,12 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 	}
 	approval, err := a.interact(r, req.Auth, operationRegister, "", flows)
 	if err != nil {
-		return err
+		return a.keepRegistration(r.Context(), approval, req, before, now, err)
 	}
-	if req.Password == nil {
+	if req.Password == nil && (now.PasswordHash == "" || guest != "") {
 		return mxerr.MissingParam("'password' is required")
 	}
-	if a.Accounts.Gate != nil && !req.InhibitLogin {
+	if a.Accounts.Gate != nil && !is(req.InhibitLogin) {
 		// Whoever would owe a second factor registers in the browser, where it can be enrolled.
 		if err := a.Accounts.Gate(r.Context(), a.Accounts.UserID(localpart), account.WayRegistration, nil, web.ClientIP(r).String()); err != nil {
 			return err
@@ -78,17 +83,24 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 	}
 	var u account.User
 	if guest == "" {
-		u, err = a.Accounts.CreateUser(r.Context(), account.NewUser{Localpart: localpart, Password: *req.Password, Approval: &approval})
+		n := account.NewUser{Localpart: localpart, Approval: &approval}
+		if req.Password != nil {
+			n.Password = *req.Password
+		} else {
+			n.PasswordHash = now.PasswordHash
+		}
+		u, err = a.Accounts.CreateUser(r.Context(), n)
 	} else {
 		u.ID, err = guest, a.Accounts.PromoteGuest(r.Context(), guest, *req.Password, approval)
 	}
 	if err != nil {
-		return a.beginAgain(r.Context(), approval, flows, err)
+		again, err := a.beginAgain(r.Context(), approval, flows, err)
+		return a.keepRegistration(r.Context(), again, req, before, now, err)
 	}
-	if req.InhibitLogin {
+	if is(req.InhibitLogin) {
 		return web.WriteJSON(w, loginResponse{UserID: u.ID})
 	}
-	return a.signIn(w, r, u.ID, account.SignIn{Way: account.WayRegistration, Device: req.DeviceID, DeviceDisplayName: req.DeviceName, Refreshable: req.RefreshTokens})
+	return a.signIn(w, r, u.ID, account.SignIn{Way: account.WayRegistration, Device: req.DeviceID, DeviceDisplayName: req.DeviceName, Refreshable: is(req.RefreshTokens)})
 }
 
 // registrationFlows are the ways to register; nil while registration is closed. An e-mail address comes before the

@@ -66,12 +66,13 @@ var passwordFlow = []uiaFlow{{Stages: []string{account.StagePassword}}}
 
 // spendUIA makes sure that a completed authentication is used once.
 func (a *API) spendUIA(ctx context.Context, s account.UIA, flows []uiaFlow) error {
-	return a.beginAgain(ctx, s, flows, a.Accounts.SpendUIA(ctx, s))
+	_, err := a.beginAgain(ctx, s, flows, a.Accounts.SpendUIA(ctx, s))
+	return err
 }
 
 // beginAgain turns the errors that say that an authentication cannot be used (another request used it, it has expired, or
 // its registration token was used up) into the challenge of a new one.
-func (a *API) beginAgain(ctx context.Context, s account.UIA, flows []uiaFlow, err error) error {
+func (a *API) beginAgain(ctx context.Context, s account.UIA, flows []uiaFlow, err error) (account.UIA, error) {
 	anew := account.NewUIA(s.Operation, s.User)
 	switch {
 	case errors.Is(err, account.ErrApprovalSpent):
@@ -79,16 +80,16 @@ func (a *API) beginAgain(ctx context.Context, s account.UIA, flows []uiaFlow, er
 	case errors.Is(err, account.ErrTokenUnusable):
 		return a.challenge(ctx, anew, flows, errRegistrationToken)
 	}
-	return err
+	return s, err
 }
 
 // interact takes an authentication as far as this request brings it. It returns it when it is complete, and otherwise
-// the 401 with the flows. user is "" at registration.
+// the 401 with the flows and the authentication that goes on. user is "" at registration.
 func (a *API) interact(r *http.Request, auth *authData, operation string, user id.UserID, flows []uiaFlow) (account.UIA, error) {
 	ctx := r.Context()
 	s := account.NewUIA(operation, user)
 	if auth == nil {
-		return s, a.challenge(ctx, s, flows, nil)
+		return a.challenge(ctx, s, flows, nil)
 	}
 	if auth.Session != "" {
 		stored, found, err := a.Accounts.FindUIA(ctx, auth.Session, operation, user)
@@ -96,7 +97,7 @@ func (a *API) interact(r *http.Request, auth *authData, operation string, user i
 			return s, err
 		}
 		if !found {
-			return s, a.challenge(ctx, s, flows, mxerr.Forbidden("this authentication session is not known or has expired"))
+			return a.challenge(ctx, s, flows, mxerr.Forbidden("this authentication session is not known or has expired"))
 		}
 		s = stored
 	} else if !singleStages(flows) {
@@ -107,11 +108,11 @@ func (a *API) interact(r *http.Request, auth *authData, operation string, user i
 	}
 	if auth.Type != "" && !slices.Contains(s.Completed, auth.Type) {
 		if !isNextStage(flows, s.Completed, auth.Type) {
-			return s, a.challenge(ctx, s, flows, mxerr.Forbidden("this is not one of the authentication stages that can be passed now"))
+			return a.challenge(ctx, s, flows, mxerr.Forbidden("this is not one of the authentication stages that can be passed now"))
 		}
 		proof, err := a.tryStage(r, auth, operation, user)
 		if refused := mxerr.As(err); refused != nil && refused.Status == http.StatusUnauthorized {
-			return s, a.challenge(ctx, s, flows, refused)
+			return a.challenge(ctx, s, flows, refused)
 		}
 		if err != nil {
 			return s, err
@@ -119,24 +120,24 @@ func (a *API) interact(r *http.Request, auth *authData, operation string, user i
 		next, err := a.Accounts.CompleteStage(ctx, s, auth.Type, proof)
 		switch {
 		case errors.Is(err, account.ErrTokenUnusable):
-			return s, a.challenge(ctx, s, flows, errRegistrationToken)
+			return a.challenge(ctx, s, flows, errRegistrationToken)
 		case err != nil:
-			return s, a.beginAgain(ctx, s, flows, err)
+			return a.beginAgain(ctx, s, flows, err)
 		}
 		s = next
 	}
 	if !isComplete(flows, s.Completed) {
-		return s, a.challenge(ctx, s, flows, nil)
+		return a.challenge(ctx, s, flows, nil)
 	}
 	return s, nil
 }
 
-// challenge makes the 401 that tells what is still to be done.
-func (a *API) challenge(ctx context.Context, s account.UIA, flows []uiaFlow, refused *mxerr.Error) error {
+// challenge makes the 401 that tells what is still to be done, and stores an authentication that was not stored.
+func (a *API) challenge(ctx context.Context, s account.UIA, flows []uiaFlow, refused *mxerr.Error) (account.UIA, error) {
 	if s.ID == "" {
 		var err error
 		if s, err = a.Accounts.SaveUIA(ctx, s); err != nil {
-			return err
+			return s, err
 		}
 	}
 	e := mxerr.New(http.StatusUnauthorized, "", "")
@@ -144,7 +145,7 @@ func (a *API) challenge(ctx context.Context, s account.UIA, flows []uiaFlow, ref
 		e = mxerr.New(http.StatusUnauthorized, refused.Code, refused.Message)
 	}
 	e = e.With("flows", flows).With("params", a.stageParams(flows, s.ID)).With("session", s.ID)
-	return e.With("completed", append([]string{}, s.Completed...))
+	return s, e.With("completed", append([]string{}, s.Completed...))
 }
 
 var (

@@ -68,6 +68,7 @@ type UIASession struct {
 	Completed         []string  // stages
 	RegistrationToken string    // reserved by a completed stage, or ""
 	EmailSID          string    // proof of an e-mail address that a completed stage named, or ""
+	Params            []byte    // what earlier requests said, in the form of whoever asked
 	Expires           int64     // ms
 }
 
@@ -84,29 +85,31 @@ func (tx *Tx) InsertUIASession(s UIASession) error {
 
 // LockUIASession reads a session and holds its row to the end of the transaction.
 func (tx *Tx) LockUIASession(sid string) (UIASession, bool, error) {
-	return tx.uiaSession(`SELECT operation, usr, completed, registration_token, email_sid, expires FROM uia_sessions WHERE id = $1 @forupdate`, sid)
+	return tx.uiaSession(`SELECT operation, usr, completed, registration_token, email_sid, params, expires FROM uia_sessions WHERE id = $1 @forupdate`, sid)
 }
 
 // UIASession reads a session.
 func (tx *Tx) UIASession(sid string) (UIASession, bool, error) {
-	return tx.uiaSession(`SELECT operation, usr, completed, registration_token, email_sid, expires FROM uia_sessions WHERE id = $1`, sid)
+	return tx.uiaSession(`SELECT operation, usr, completed, registration_token, email_sid, params, expires FROM uia_sessions WHERE id = $1`, sid)
 }
 
 // TakeUIASession reads a session and removes it: what it allowed is done once.
 func (tx *Tx) TakeUIASession(sid string) (UIASession, bool, error) {
-	return tx.uiaSession(`DELETE FROM uia_sessions WHERE id = $1 RETURNING operation, usr, completed, registration_token, email_sid, expires`, sid)
+	return tx.uiaSession(`DELETE FROM uia_sessions WHERE id = $1 RETURNING operation, usr, completed, registration_token, email_sid, params, expires`, sid)
 }
 
 func (tx *Tx) uiaSession(sql, sid string) (UIASession, bool, error) {
 	s := UIASession{ID: sid}
 	var completed string
-	found, err := tx.Get([]any{&s.Operation, &s.User, &completed, &s.RegistrationToken, &s.EmailSID, &s.Expires}, sql, sid)
+	var params Content
+	found, err := tx.Get([]any{&s.Operation, &s.User, &completed, &s.RegistrationToken, &s.EmailSID, &params, &s.Expires}, sql, sid)
 	if err != nil || !found {
 		return s, false, err
 	}
 	if err := json.Unmarshal([]byte(completed), &s.Completed); err != nil {
 		return s, false, fmt.Errorf("read the stages of an authentication session: %w", err)
 	}
+	s.Params = params
 	return s, true, nil
 }
 
@@ -118,6 +121,12 @@ func (tx *Tx) UpdateUIASession(s UIASession) error {
 	}
 	_, err = tx.Exec(`UPDATE uia_sessions SET completed = $2, registration_token = $3, email_sid = $4 WHERE id = $1`,
 		s.ID, string(completed), s.RegistrationToken, s.EmailSID)
+	return err
+}
+
+// SetUIAParams keeps what the requests of a session said.
+func (tx *Tx) SetUIAParams(sid string, params []byte) error {
+	_, err := tx.Exec(`UPDATE uia_sessions SET params = $2 WHERE id = $1`, sid, Content(params))
 	return err
 }
 
