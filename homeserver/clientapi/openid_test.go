@@ -132,6 +132,15 @@ func TestMutualRoomsInBatches(t *testing.T) {
 	}
 }
 
+func publicKey(t *testing.T, key gjson.Result) ed25519.PublicKey {
+	t.Helper()
+	public, err := base64.RawStdEncoding.DecodeString(key.Get("key").Str)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return public
+}
+
 func TestServerFactsForOthers(t *testing.T) {
 	hs := hstest.Start(t)
 	anyone := hs.Anonymous()
@@ -141,11 +150,7 @@ func TestServerFactsForOthers(t *testing.T) {
 		t.Fatalf("keys: %d %s", r.Status, r.Body)
 	}
 	for keyID, key := range keys {
-		public, err := base64.RawStdEncoding.DecodeString(key.Get("key").Str)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := event.VerifyJSON(r.Body, hstest.ServerName, keyID, ed25519.PublicKey(public)); err != nil {
+		if err := event.VerifyJSON(r.Body, hstest.ServerName, keyID, publicKey(t, key)); err != nil {
 			t.Errorf("the signature: %v", err)
 		}
 	}
@@ -153,11 +158,43 @@ func TestServerFactsForOthers(t *testing.T) {
 	if left := time.Until(valid); left < time.Hour || left > 7*24*time.Hour {
 		t.Errorf("the keys are valid for %s", left)
 	}
+	for what, ask := range map[string]func() hstest.Response{
+		"GET": func() hstest.Response {
+			return anyone.Do(t, "GET", "", "/_matrix/key/v2/query/%s?minimum_valid_until_ts=1", hstest.ServerName)
+		},
+		"POST": func() hstest.Response {
+			return anyone.Do(t, "POST", `{"server_keys":{"elsewhere.example":{},"`+hstest.ServerName+`":{"ed25519:x":{"minimum_valid_until_ts":1}}}}`, "/_matrix/key/v2/query")
+		},
+	} {
+		r := ask()
+		list := gjson.GetBytes(r.Body, "server_keys").Array()
+		if r.Status != 200 || len(list) != 1 {
+			t.Fatalf("%s: %d %s", what, r.Status, r.Body)
+		}
+		for keyID, key := range keys {
+			if err := event.VerifyJSON([]byte(list[0].Raw), hstest.ServerName, keyID, publicKey(t, key)); err != nil {
+				t.Errorf("%s: the signature: %v", what, err)
+			}
+		}
+	}
+	for what, r := range map[string]hstest.Response{
+		"GET":     anyone.Do(t, "GET", "", "/_matrix/key/v2/query/elsewhere.example"),
+		"POST":    anyone.Do(t, "POST", `{"server_keys":{"elsewhere.example":{}}}`, "/_matrix/key/v2/query"),
+		"nothing": anyone.Do(t, "POST", `{"server_keys":{}}`, "/_matrix/key/v2/query"),
+	} {
+		if list := gjson.GetBytes(r.Body, "server_keys"); r.Status != 200 || list.Raw != "[]" {
+			t.Errorf("%s for another server: %d %s", what, r.Status, r.Body)
+		}
+	}
 	if got := anyone.Must(t, "GET", "", "/_matrix/federation/v1/version"); hstest.At(got, "server", "name") != "Moothall" || hstest.At(got, "server", "version") == "" {
 		t.Errorf("version: %v", got)
 	}
 	checkAll(t, []refusal{
 		{"no delegation", anyone, "GET", "/.well-known/matrix/server", nil, "", 404, "M_NOT_FOUND"},
+		{"keys until no time", anyone, "GET", "/_matrix/key/v2/query/x?minimum_valid_until_ts=soon", nil, "", 400, "M_INVALID_PARAM"},
+		{"keys of nobody", anyone, "POST", "/_matrix/key/v2/query", nil, "{}", 400, "M_MISSING_PARAM"},
+		{"keys of a list", anyone, "POST", "/_matrix/key/v2/query", nil, `{"server_keys":[]}`, 400, "M_BAD_JSON"},
+		{"keys until a word", anyone, "POST", "/_matrix/key/v2/query", nil, `{"server_keys":{"a":{"b":{"minimum_valid_until_ts":"c"}}}}`, 400, "M_BAD_JSON"},
 		{"no policy server", anyone, "GET", "/.well-known/matrix/policy_server", nil, "", 404, "M_NOT_FOUND"},
 	})
 	delegated := hstest.Start(t, func(c *homeserver.Config) { c.WellKnown.Server = "matrix.example.org:443" })
