@@ -3,11 +3,52 @@ package clientsync_test
 import (
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"testing"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
 	"github.com/moothall/moothall/homeserver/hstest"
 )
+
+// TestRelatedByFilters asks for the events alone that others relate to, by type and sender of the relation.
+// Spec: client-server API, "Filtering by relation".
+func TestRelatedByFilters(t *testing.T) {
+	hstest.Each(t, func(t *testing.T, hs *hstest.Server) {
+		alice, bob := hs.User("alice"), hs.User("bob")
+		r := alice.CreateRoom("public_chat")
+		bob.Join(r)
+		since, _ := alice.Sync("")["next_batch"].(string)
+		loved, discussed, plain := alice.Text(r, "loved"), alice.Text(r, "discussed"), alice.Text(r, "plain")
+		bob.Event(r, "m.reaction", fmt.Sprintf(`{"m.relates_to":{"rel_type":"m.annotation","event_id":%q,"key":"❤"}}`, loved))
+		alice.Event(r, "m.room.message", fmt.Sprintf(`{"msgtype":"m.text","body":"hm","m.relates_to":{"rel_type":"m.thread","event_id":%q}}`, discussed))
+		for _, tc := range []struct {
+			filter string
+			want   []id.EventID
+		}{
+			{`"types":["m.room.message"],"related_by_rel_types":["m.annotation"]`, []id.EventID{loved}},
+			{`"related_by_rel_types":["m.thread","m.annotation"]`, []id.EventID{loved, discussed}},
+			{`"related_by_senders":["@alice:` + hstest.ServerName + `"]`, []id.EventID{discussed}},
+			{`"related_by_senders":["@alice:` + hstest.ServerName + `"],"related_by_rel_types":["m.annotation"]`, nil},
+			{`"related_by_rel_types":["m.reference"]`, nil},
+			{`"not_senders":["@alice:` + hstest.ServerName + `"],"related_by_rel_types":["m.thread"]`, nil},
+		} {
+			for _, from := range []string{"", "&since=" + since} {
+				m := bob.Sync("filter=" + url.QueryEscape(`{"room":{"timeline":{`+tc.filter+`}}}`) + from)
+				list, _ := at(joined(m, r), "timeline", "events").([]any)
+				var got []id.EventID
+				for _, e := range list {
+					got = append(got, id.EventID(at(e, "event_id").(string)))
+				}
+				if !slices.Equal(got, tc.want) {
+					t.Errorf("%s %s: %v, not %v (plain is %s)", tc.filter, from, got, tc.want, plain)
+				}
+			}
+		}
+	})
+}
 
 // TestThroughTheServer goes the way of a client through the whole server: what the other tests replace is in its place.
 func TestThroughTheServer(t *testing.T) {
