@@ -600,17 +600,7 @@ func (b *commitBatch) check(tx *store.Tx) error {
 			}
 		}
 	}
-	rows := map[int64]*store.Room{}
-	if len(nids) > 0 {
-		list, err := tx.RoomsByNID(nids)
-		if err != nil {
-			return err
-		}
-		for i := range list {
-			rows[list[i].NID] = &list[i]
-		}
-	}
-	hits, err := tx.EventsByTxn(keys)
+	rows, hits, err := tx.Stand(nids, keys)
 	if err != nil {
 		return err
 	}

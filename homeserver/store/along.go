@@ -1,7 +1,9 @@
 package store
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 )
 
@@ -9,24 +11,32 @@ const (
 	alongMax = 1000 // entries of others that a transaction reads along; more are left to the tailer
 	// alongWait is how long the tailer leaves entries of others to a transaction of this process that waits for the log's
 	// lock, and will read them along.
-	alongWait = 15 * time.Millisecond
+	alongWait = 30 * time.Millisecond
 )
 
-// readAlong reads entries with the events that they announce.
-const readAlong = `SELECT l.pos, l.kind, coalesce(l.room, 0), coalesce(l.usr, ''), coalesce(l.key, ''), coalesce(l.ref, 0),
-	coalesce(e.nid, 0), coalesce(e.room, 0), coalesce(e.ord, 0), coalesce(e.pos, 0), coalesce(e.event_id, ''), coalesce(e.status, 0),
-	coalesce(e.ts, 0), coalesce(e.is_state, 0), coalesce(e.redacted_by, 0), coalesce(e.device, ''), coalesce(e.txn, ''),
-	coalesce(e.txn_key, 0), e.features, e.body
+// readTail reads entries with the events that they announce.
+const readTail = `SELECT l.pos, l.kind, coalesce(l.room, 0), coalesce(l.usr, ''), coalesce(l.key, ''), coalesce(l.ref, 0),
+	coalesce(e.nid, 0), coalesce(e.ord, 0), coalesce(e.event_id, ''), coalesce(e.status, 0), coalesce(e.redacted_by, 0),
+	coalesce(e.device, ''), coalesce(e.txn, ''), e.features, e.body
 	FROM log l LEFT JOIN events e ON l.kind = 1 AND e.nid = l.ref WHERE l.pos > $1 AND l.pos <= $2 ORDER BY l.pos LIMIT $3`
 
-// scanAlong appends the rows of readAlong to out.
+// readAlong reads the same without a look at two tables for each message: the events with numbers from here to there, which say what
+// their entries would, and the entries that announce something else; in no particular order. Entries of events that are gone are
+// missing in it, which the tailer finds.
+const readAlong = `SELECT coalesce(pos, 0), 1, room, '', '', nid, nid, ord, event_id, status, coalesce(redacted_by, 0),
+	coalesce(device, ''), coalesce(txn, ''), features, body FROM events WHERE nid > $1 AND nid <= $2
+	UNION ALL SELECT pos, kind, coalesce(room, 0), coalesce(usr, ''), coalesce(key, ''), coalesce(ref, 0), 0, 0, '', 0, 0, '', '', NULL, NULL
+	FROM log WHERE pos > $3 AND pos <= $4 AND kind <> 1`
+
+// scanAlong appends the rows of readTail and readAlong to out.
 func scanAlong(out *[]Entry) func(*Row) error {
 	return func(r *Row) error {
 		var l Entry
 		e := &Event{}
-		err := r.Scan(&l.Pos, &l.Kind, &l.Room, &l.User, &l.Key, &l.Ref, &e.NID, &e.Room, &e.Ord, &e.Pos, &e.EventID, &e.Status, &e.TS,
-			&e.IsState, &e.RedactedBy, &e.Device, &e.Txn, &e.TxnKey, &e.Features, &e.Body)
+		err := r.Scan(&l.Pos, &l.Kind, &l.Room, &l.User, &l.Key, &l.Ref, &e.NID, &e.Ord, &e.EventID, &e.Status, &e.RedactedBy,
+			&e.Device, &e.Txn, &e.Features, &e.Body)
 		if e.NID != 0 {
+			e.Room, e.Pos = l.Room, l.Pos
 			l.Row = e
 		}
 		*out = append(*out, l)
@@ -34,21 +44,22 @@ func scanAlong(out *[]Entry) func(*Row) error {
 	}
 }
 
-// missing tells which entries of the log this process lacks when the transaction takes the lock. They are read along with its
-// COMMIT: the transaction's own entries can be applied at once then, without another way to the database.
+// missing tells which entries of the log this process lacks when the transaction takes the lock. They are read behind its
+// COMMIT, in the same way to the database: the transaction's own entries can be applied at once then.
 func (tx *Tx) missing() (args []any, ok bool) {
 	if tx.s == nil || !tx.locked {
 		return nil, false
 	}
 	tx.s.mu.Lock()
-	from, follows := tx.s.applied, tx.s.follows
+	from, nid, follows := tx.s.applied, tx.s.appliedNID, tx.s.follows
 	tx.s.mu.Unlock()
-	n := tx.found - from
-	return []any{from, tx.found, int64(alongMax)}, follows && n > 0 && n <= alongMax
+	n, events := tx.found-from, tx.foundNID-nid
+	return []any{nid, tx.foundNID, from, tx.found}, follows && n > 0 && n <= alongMax && nid > 0 && events <= alongMax
 }
 
 // bring applies entries of other processes that a transaction of this one read along. What it cannot apply is the tailer's.
 func (s *Store) bring(ctx context.Context, entries []Entry) {
+	slices.SortFunc(entries, func(a, b Entry) int { return cmp.Compare(a.Pos, b.Pos) })
 	strange := s.strange(entries)
 	if len(strange) == 0 {
 		return

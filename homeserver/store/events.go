@@ -108,19 +108,29 @@ type TxnHit struct {
 	EventID, Device, ID string
 }
 
-// EventsByTxn finds events by the hashes of their transaction ids.
-func (tx *Tx) EventsByTxn(keys []int64) ([]TxnHit, error) {
-	if len(keys) == 0 {
-		return nil, nil
+// Stand reads, in one way to the database, what a batch is compared with behind the log's lock: how rooms stand, and which events
+// were sent under transaction ids with these hashes.
+func (tx *Tx) Stand(rooms, txnKeys []int64) (map[int64]*Room, []TxnHit, error) {
+	stand := make(map[int64]*Room, len(rooms))
+	if len(rooms)+len(txnKeys) == 0 {
+		return stand, nil, nil
 	}
-	var out []TxnHit
-	err := tx.Each(`SELECT txn_key, nid, room, event_id, device, txn FROM events WHERE txn_key IN @int($1)`, []any{keys}, func(r *Row) error {
-		var h TxnHit
-		err := r.Scan(&h.TxnKey, &h.NID, &h.Room, &h.EventID, &h.Device, &h.ID)
-		out = append(out, h)
-		return err
+	var hits []TxnHit
+	err := tx.Each(`SELECT 0, nid, state_version, last_pos, depth, extremities, '', '', '' FROM rooms WHERE nid IN @int($1)
+		UNION ALL SELECT txn_key, nid, room, 0, 0, NULL, event_id, device, txn FROM events WHERE txn_key IN @int($2)`, []any{rooms, txnKeys}, func(r *Row) error {
+		m, h := &Room{}, TxnHit{}
+		if err := r.Scan(&h.TxnKey, &m.NID, &m.StateVersion, &m.LastPos, &m.Depth, &m.Extremities, &h.EventID, &h.Device, &h.ID); err != nil {
+			return err
+		}
+		if h.TxnKey == 0 {
+			stand[m.NID] = m
+			return nil
+		}
+		h.NID, h.Room = m.NID, m.StateVersion
+		hits = append(hits, h)
+		return nil
 	})
-	return out, err
+	return stand, hits, err
 }
 
 // RedactEvent replaces the body of an event by its redacted form and keeps the original apart.

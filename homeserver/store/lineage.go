@@ -115,7 +115,7 @@ func (s *Store) relocate(ctx context.Context) error {
 				return err
 			}
 		}
-		head, epochs, err = tx.place()
+		head, _, epochs, err = tx.place()
 		return err
 	})
 	if err != nil {

@@ -89,7 +89,7 @@ func (tx *Tx) LockHead() error {
 	if !found {
 		return errors.New("the log has no head row; the database is damaged")
 	}
-	tx.locked, tx.found, tx.asked = true, tx.head, asked
+	tx.locked, tx.found, tx.foundNID, tx.asked = true, tx.head, tx.nid, asked
 	return nil
 }
 
@@ -285,6 +285,14 @@ func (s *Store) applyLocked(entries []Entry) {
 		fn(entries)
 	}
 	s.keepRecent(entries)
+	for i := range entries {
+		switch e := &entries[i]; e.Kind {
+		case KindReset:
+			s.appliedNID = 0
+		case KindEvent:
+			s.appliedNID = max(s.appliedNID, e.Ref)
+		}
+	}
 	s.moveTo(entries[len(entries)-1].Pos)
 	if len(s.wakers) > 0 {
 		s.toWake = append(s.toWake, entries) // the committer does not wait for readers
@@ -470,7 +478,7 @@ func (s *Store) tailOnce(ctx context.Context, hint int64) (int, error) {
 			// what was committed since the look at the head comes along: the log only grows
 			err = s.ReadOne(ctx, func(tx *Tx) error {
 				entries = nil
-				return tx.Each(readAlong, []any{from, int64(math.MaxInt64), tailChunk}, scanAlong(&entries))
+				return tx.Each(readTail, []any{from, int64(math.MaxInt64), tailChunk}, scanAlong(&entries))
 			})
 		}
 		if err != nil {

@@ -118,30 +118,51 @@ func (s *Store) migrate(ctx context.Context) error {
 		if err := tx.Each(`SELECT number FROM schema_migrations`, nil, scanInto(done)); err != nil {
 			return err
 		}
-		for _, m := range all {
-			if done[m.Number] {
-				continue
-			}
-			if err := tx.script(statements(dialectSQL(d, m.SQL))); err != nil {
-				return fmt.Errorf("migration %s: %w", m.Name, err)
-			}
-			if _, err := tx.Exec(`INSERT INTO schema_migrations (number, name) VALUES ($1, $2)`, m.Number, m.Name); err != nil {
-				return err
-			}
+		stmts := steps(d, all, done)
+		if b, ok := s.backend.(*pgBackend); ok && len(done) == 0 {
+			return b.makeTables(ctx, tx, stmts)
 		}
-		return nil
+		return tx.script(stmts)
 	})
 }
 
-// script runs statements without arguments. PostgreSQL gets them in one round trip, and none of them is prepared.
-func (tx *Tx) script(stmts []string) error {
-	if p, ok := tx.c.(*pgConn); ok {
-		return p.script(stmts)
-	}
-	for _, stmt := range stmts {
-		if _, err := tx.c.exec(stmt, nil); err != nil {
-			return fmt.Errorf("%w\n%s", err, stmt)
+// step is a statement of a migration.
+type step struct{ sql, migration string }
+
+// steps lists the statements that a database lacks, those among them that note what is done.
+func steps(d dialect, all []Migration, done map[int64]bool) []step {
+	var out []step
+	for _, m := range all {
+		if done[m.Number] {
+			continue
 		}
+		for _, sql := range statements(dialectSQL(d, m.SQL)) {
+			out = append(out, step{sql, m.Name})
+		}
+		out = append(out, step{fmt.Sprintf("INSERT INTO schema_migrations (number, name) VALUES (%d, '%s')", m.Number, m.Name), m.Name})
+	}
+	return out
+}
+
+// script runs statements without arguments. PostgreSQL gets all of them in one round trip, and none is prepared.
+func (tx *Tx) script(stmts []step) error {
+	all := make([]string, len(stmts))
+	for i, s := range stmts {
+		all[i] = s.sql
+	}
+	var failed int
+	var err error
+	if p, ok := tx.c.(*pgConn); ok {
+		failed, err = p.script(all)
+	} else {
+		for failed < len(all) && err == nil {
+			if _, err = tx.c.exec(all[failed], nil); err == nil {
+				failed++
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("migration %s: %w\n%s", stmts[failed].migration, err, stmts[failed].sql)
 	}
 	return nil
 }

@@ -33,9 +33,10 @@ const (
 const pgRetries = 5
 
 type pgBackend struct {
-	pool *pgxpool.Pool
-	cast *caster
-	log  *slog.Logger
+	pool  *pgxpool.Pool
+	first *pgxpool.Pool // of one connection, for the committer of rooms; pool where there is none
+	cast  *caster
+	log   *slog.Logger
 
 	lineage atomic.Pointer[string] // the history of writes that this process follows; nil before the first connection
 	moved   atomic.Bool            // a connection found another one
@@ -56,6 +57,7 @@ func openPostgres(ctx context.Context, cfg Config, log *slog.Logger) (*pgBackend
 	pc.ConnConfig.ConnectTimeout = 5 * time.Second
 	b := &pgBackend{log: log}
 	pc.AfterConnect = b.checkLineage
+	first := committing(pc, cfg.ListenURL)
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
@@ -64,18 +66,44 @@ func openPostgres(ctx context.Context, cfg Config, log *slog.Logger) (*pgBackend
 	if listen == "" {
 		listen = cfg.URL
 	}
-	b.pool, b.cast = pool, &caster{url: listen, ping: make(chan struct{}, 1)}
+	b.pool, b.first, b.cast = pool, pool, &caster{url: listen, ping: make(chan struct{}, 1)}
 	if err := b.ping(ctx); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("cannot reach PostgreSQL at %s: %w", pc.ConnConfig.Host, err)
 	}
+	if first != nil {
+		if b.first, err = pgxpool.NewWithConfig(ctx, first); err != nil {
+			pool.Close()
+			return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
+		}
+	}
 	return b, nil
+}
+
+// committing takes a connection for the committer of rooms out of the pool's number; nil where there is none to spare, and behind a
+// pooler, whose connections are others' next. Few statements run there, all of them by index and with few rows, again and again: they are planned once.
+// PostgreSQL would plan some each time, and keep plans of others that it made while the tables were empty.
+func committing(pc *pgxpool.Config, listen string) *pgxpool.Config {
+	if listen != "" || pc.MaxConns < 4 {
+		return nil
+	}
+	first := pc.Copy()
+	first.MaxConns, first.MinConns = 1, 0
+	pc.MaxConns--
+	first.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
+	for _, way := range []string{"seqscan", "hashjoin", "mergejoin"} {
+		first.ConnConfig.RuntimeParams["enable_"+way] = "off"
+	}
+	return first
 }
 
 func (b *pgBackend) sqlite() bool { return false }
 
 func (b *pgBackend) close() error {
 	b.pool.Close()
+	if b.first != b.pool {
+		b.first.Close()
+	}
 	return nil
 }
 
@@ -85,10 +113,10 @@ func (b *pgBackend) ping(ctx context.Context) error {
 	return b.pool.Ping(ctx)
 }
 
-func (b *pgBackend) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+func acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
 	actx, cancel := context.WithTimeout(ctx, connectionTime)
 	defer cancel()
-	c, err := b.pool.Acquire(actx)
+	c, err := pool.Acquire(actx)
 	if err != nil {
 		return nil, pgError(ctx, err)
 	}
@@ -96,14 +124,14 @@ func (b *pgBackend) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 }
 
 func (b *pgBackend) read(ctx context.Context, fn func(*Tx) error) error {
-	return b.run(ctx, "begin isolation level repeatable read, read only", statementTime, fn, func(ctx context.Context, c *pgConn, _ *Tx) error {
+	return run(ctx, b.pool, "begin isolation level repeatable read, read only", statementTime, fn, func(ctx context.Context, c *pgConn, _ *Tx) error {
 		return c.rollback(ctx)
 	})
 }
 
 // readOne runs a single statement, which needs no transaction to see one snapshot.
 func (b *pgBackend) readOne(ctx context.Context, fn func(*Tx) error) error {
-	c, err := b.acquire(ctx)
+	c, err := acquire(ctx, b.pool)
 	if err != nil {
 		return err
 	}
@@ -112,9 +140,18 @@ func (b *pgBackend) readOne(ctx context.Context, fn func(*Tx) error) error {
 }
 
 func (b *pgBackend) write(ctx context.Context, fn func(*Tx) error, committed func([]Entry)) error {
+	return b.writeIn(ctx, b.pool, fn, committed)
+}
+
+// writeFirst is write for the committer of rooms.
+func (b *pgBackend) writeFirst(ctx context.Context, fn func(*Tx) error, committed func([]Entry)) error {
+	return b.writeIn(ctx, b.first, fn, committed)
+}
+
+func (b *pgBackend) writeIn(ctx context.Context, pool *pgxpool.Pool, fn func(*Tx) error, committed func([]Entry)) error {
 	for try := 0; ; try++ {
 		var entries []Entry
-		err := b.run(ctx, "begin", statementTime, fn, func(ctx context.Context, c *pgConn, tx *Tx) error {
+		err := run(ctx, pool, "begin", statementTime, fn, func(ctx context.Context, c *pgConn, tx *Tx) error {
 			entries = tx.entries
 			return b.commit(ctx, c, tx)
 		})
@@ -142,26 +179,26 @@ func (b *pgBackend) commit(ctx context.Context, c *pgConn, tx *Tx) error {
 	if err := tx.queueLog(batch); err != nil {
 		return err
 	}
-	along := -1
-	if args, ok := tx.missing(); ok {
-		along = batch.Len()
+	before := batch.Len()
+	batch.Queue("commit")
+	args, along := tx.missing()
+	if along { // behind COMMIT: nobody waits for the lock meanwhile
 		batch.Queue(readAlong, args...)
 	}
-	batch.Queue("commit")
 	res := c.c.SendBatch(ctx, batch)
-	for i := range batch.Len() - 1 {
-		var err error
-		if i == along {
-			err = tx.takeAlong(res)
-		} else {
-			_, err = res.Exec()
-		}
-		if err != nil {
+	for range before {
+		if _, err := res.Exec(); err != nil {
 			return commitError(errors.Join(err, res.Close()))
 		}
 	}
 	tag, err := res.Exec()
-	if err = errors.Join(err, res.Close()); err != nil {
+	if err != nil {
+		return commitError(errors.Join(err, res.Close()))
+	}
+	if along && tag.String() == "COMMIT" {
+		tx.takeAlong(res)
+	}
+	if err := res.Close(); err != nil && !along {
 		return commitError(err)
 	}
 	if tag.String() != "COMMIT" {
@@ -171,17 +208,17 @@ func (b *pgBackend) commit(ctx context.Context, c *pgConn, tx *Tx) error {
 	return nil
 }
 
-// takeAlong reads what came along. A row that cannot be understood does not fail the commit: the tailer will say so.
-func (tx *Tx) takeAlong(res pgx.BatchResults) error {
+// takeAlong reads what came along. It is committed whatever becomes of this: what cannot be read is the tailer's, which will say why.
+func (tx *Tx) takeAlong(res pgx.BatchResults) {
 	rows, err := res.Query()
 	if err != nil {
-		return err
+		return
 	}
-	if eachRow(rows, scanAlong(&tx.along)) != nil {
+	err = eachRow(rows, scanAlong(&tx.along))
+	rows.Close()
+	if err != nil {
 		tx.along = nil
 	}
-	rows.Close()
-	return nil
 }
 
 // commitError tells whether the database refused the pipeline, which ends the transaction, or whether the connection went
@@ -198,8 +235,8 @@ func commitError(err error) error {
 }
 
 // run begins a transaction, runs fn and ends it by end, or by a roll-back when fn failed.
-func (b *pgBackend) run(ctx context.Context, begin string, limit time.Duration, fn func(*Tx) error, end func(context.Context, *pgConn, *Tx) error) (err error) {
-	conn, err := b.acquire(ctx)
+func run(ctx context.Context, pool *pgxpool.Pool, begin string, limit time.Duration, fn func(*Tx) error, end func(context.Context, *pgConn, *Tx) error) (err error) {
+	conn, err := acquire(ctx, pool)
 	if err != nil {
 		return err
 	}
@@ -223,7 +260,7 @@ func (b *pgBackend) run(ctx context.Context, begin string, limit time.Duration, 
 }
 
 func (b *pgBackend) exclusive(ctx context.Context, fn func(*Tx) error) error {
-	return b.run(ctx, "begin", 0, func(tx *Tx) error {
+	return run(ctx, b.pool, "begin", 0, func(tx *Tx) error {
 		if _, err := tx.Exec("SET LOCAL idle_in_transaction_session_timeout = 0"); err != nil {
 			return err
 		}
@@ -361,16 +398,13 @@ func (p *pgConn) exec(sql string, args []any) (int64, error) {
 	return n, err
 }
 
-// script runs statements without arguments in one round trip, in a transaction that has begun.
-func (p *pgConn) script(stmts []string) error {
+// script runs statements without arguments in one round trip, in a transaction that has begun. It tells which one failed.
+func (p *pgConn) script(stmts []string) (failed int, err error) {
 	if !p.begun || len(p.pending) > 0 {
-		return errors.New("a script needs a transaction that has begun")
+		return 0, errors.New("a script needs a transaction that has begun")
 	}
 	results, err := p.c.PgConn().Exec(p.ctx, strings.Join(stmts, ";\n")).ReadAll()
-	if err != nil && len(results) < len(stmts) {
-		return fmt.Errorf("%w\n%s", err, stmts[len(results)])
-	}
-	return err
+	return min(len(results), len(stmts)-1), err
 }
 
 func (p *pgConn) query(sql string, args []any, fn func(*Row) error) error {

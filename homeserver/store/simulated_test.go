@@ -413,11 +413,7 @@ func (n *SimNode) commit(c *simConn, tx *Tx) error {
 	if err := tx.flushLog(); err != nil {
 		return err
 	}
-	if args, ok := tx.missing(); ok {
-		if err := tx.Each(readAlong, args, scanAlong(&tx.along)); err != nil {
-			return err
-		}
-	}
+	args, along := tx.missing()
 	moved := func() {
 		if tx.locked {
 			n.db.head.Store(tx.head)
@@ -440,6 +436,16 @@ func (n *SimNode) commit(c *simConn, tx *Tx) error {
 			return errors.Join(ErrUnknownOutcome, err)
 		}
 		return err
+	}
+	if along {
+		r, err := n.db.reader()
+		if err != nil {
+			return err
+		}
+		defer n.db.giveBack(r)
+		if err := (sqliteConn{r}).query(rewrite(dialectSQLite, readAlong), args, scanAlong(&tx.along)); err != nil {
+			return err
+		}
 	}
 	if a.chance(f.CrashAfter) {
 		n.Crash(false)

@@ -37,24 +37,25 @@ type Store struct {
 	epochs     atomic.Pointer[[]Epoch]
 	appliedNow atomic.Int64 // applied, for readers without the lock
 
-	mu       sync.Mutex
-	applied  int64           // log position this process's memory has reached
-	pending  map[int64]batch // committed here, waiting for earlier positions; by first position
-	changed  chan struct{}   // closed and replaced whenever applied moves
-	hydrate  []func(context.Context, []Entry) error
-	apply    []func([]Entry) // in order; nil until Follow
-	wakers   []func([]Entry)
-	recent   []Entry              // the newest that were applied, without a gap
-	toWake   [][]Entry            // applied, not given to wakers yet
-	wakeKick chan struct{}        // something is in toWake
-	follows  bool                 // Follow runs
-	from     int64                // what was applied when it began
-	started  chan struct{}        // closed when Follow has begun
-	onCast   func(string, string) // broadcasts received
-	kick     chan struct{}        // asks the tailer to look at the head now
-	foreign  atomic.Int64         // entries of other processes that were applied
-	hints    chan int64           // tells the tailer up to where other processes have committed
-	inLine   atomic.Int64         // transactions of the committer that wait for the log's lock or hold it
+	mu         sync.Mutex
+	applied    int64           // log position this process's memory has reached
+	appliedNID int64           // the newest event that was announced up to there; 0: not known
+	pending    map[int64]batch // committed here, waiting for earlier positions; by first position
+	changed    chan struct{}   // closed and replaced whenever applied moves
+	hydrate    []func(context.Context, []Entry) error
+	apply      []func([]Entry) // in order; nil until Follow
+	wakers     []func([]Entry)
+	recent     []Entry              // the newest that were applied, without a gap
+	toWake     [][]Entry            // applied, not given to wakers yet
+	wakeKick   chan struct{}        // something is in toWake
+	follows    bool                 // Follow runs
+	from       int64                // what was applied when it began
+	started    chan struct{}        // closed when Follow has begun
+	onCast     func(string, string) // broadcasts received
+	kick       chan struct{}        // asks the tailer to look at the head now
+	foreign    atomic.Int64         // entries of other processes that were applied
+	hints      chan int64           // tells the tailer up to where other processes have committed
+	inLine     atomic.Int64         // transactions of the committer that wait for the log's lock or hold it
 
 	born       time.Time
 	behind     atomic.Int64 // when a look at the head began with which this process did not catch up; 0: never
@@ -163,12 +164,16 @@ func (s *Store) Write(ctx context.Context, fn func(tx *Tx) error) error {
 // WriteFirst is Write for the one writer that most users wait for, the committer of rooms: where writes queue for one
 // connection (SQLite), it does not wait behind bookkeeping.
 func (s *Store) WriteFirst(ctx context.Context, fn func(tx *Tx) error) error {
-	if b, ok := s.backend.(*sqliteBackend); ok {
-		return s.writeBy(ctx, b.writeFirst, fn)
+	write := s.backend.write
+	switch b := s.backend.(type) {
+	case *sqliteBackend:
+		write = b.writeFirst
+	case *pgBackend:
+		write = b.writeFirst
 	}
 	s.inLine.Add(1)
 	defer s.inLine.Add(-1)
-	return s.Write(ctx, fn)
+	return s.writeBy(ctx, write, fn)
 }
 
 func (s *Store) writeBy(ctx context.Context, write func(context.Context, func(*Tx) error, func([]Entry)) error, fn func(tx *Tx) error) error {
@@ -223,11 +228,11 @@ func (e *unavailable) Unwrap() []error {
 
 func (s *Store) loadHead(ctx context.Context) error {
 	return s.Read(ctx, func(tx *Tx) error {
-		head, epochs, err := tx.place()
+		head, nid, epochs, err := tx.place()
 		if err != nil {
 			return err
 		}
-		s.applied = head
+		s.applied, s.appliedNID = head, nid
 		s.appliedNow.Store(head)
 		s.confirm(time.Now())
 		s.epochs.Store(&epochs)
@@ -236,9 +241,9 @@ func (s *Store) loadHead(ctx context.Context) error {
 }
 
 // place reads where the log is.
-func (tx *Tx) place() (head int64, epochs []Epoch, err error) {
-	if _, err := tx.Get([]any{&head}, `SELECT pos FROM log_head WHERE id = 1`); err != nil {
-		return 0, nil, fmt.Errorf("read the log's head: %w", err)
+func (tx *Tx) place() (head, nid int64, epochs []Epoch, err error) {
+	if _, err := tx.Get([]any{&head, &nid}, `SELECT pos, event_nid FROM log_head WHERE id = 1`); err != nil {
+		return 0, 0, nil, fmt.Errorf("read the log's head: %w", err)
 	}
 	err = tx.Each(`SELECT epoch, first_pos FROM log_epochs ORDER BY epoch`, nil, func(r *Row) error {
 		var e Epoch
@@ -246,5 +251,5 @@ func (tx *Tx) place() (head int64, epochs []Epoch, err error) {
 		epochs = append(epochs, e)
 		return err
 	})
-	return head, epochs, err
+	return head, nid, epochs, err
 }

@@ -36,10 +36,11 @@ type Tx struct {
 	head    int64 // last position given
 	nid     int64 // last event number given
 
-	s     *Store    // that follows the log; nil where nothing is read along
-	found int64     // the head when it was locked
-	asked time.Time // when the lock was asked for
-	along []Entry   // what other processes wrote and this one had not applied
+	s        *Store    // that follows the log; nil where nothing is read along
+	found    int64     // the head when it was locked
+	foundNID int64     // the newest event then
+	asked    time.Time // when the lock was asked for
+	along    []Entry   // what other processes wrote and this one had not applied
 }
 
 // Row is one row of a result, valid during the call that got it.
