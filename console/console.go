@@ -34,9 +34,9 @@ type Deps struct {
 	Secret   []byte // signs the cookie that keeps an officer's reason
 	Clock    func() time.Time
 
-	// Browser tells who uses a page and in which session; it answers the request itself, by a redirect to the sign-in, where it
-	// cannot, and ok is false then.
-	Browser func(w http.ResponseWriter, r *http.Request, maxAge time.Duration, factor bool) (user id.UserID, session string, ok bool)
+	// Browser tells who uses a page and in which session. Where somebody has to sign in or to prove a second factor first it
+	// answers the request by itself, and ok is false; whoever cannot do that is an error.
+	Browser func(w http.ResponseWriter, r *http.Request, maxAge time.Duration, factor bool) (user id.UserID, session string, ok bool, err error)
 	// Find asks the search engine; nil: there is no archive, or no engine.
 	Find FindFunc
 	// File opens the file of an archived event.
@@ -73,6 +73,7 @@ func New(d Deps) (*Console, error) {
 // Paths of the pages and of the API.
 const (
 	pathSearch = "/console/search"
+	pathExport = pathSearch + "/export"
 	pathAudit  = "/console/audit"
 	pathAPI    = "/_moothall/compliance/v1"
 )
@@ -84,15 +85,23 @@ func (c *Console) Routes() []web.Route {
 		c.form("POST "+pathSearch+"/reason", account.RoleCompliance, c.setReason),
 		c.page("GET "+pathSearch+"/event", account.RoleCompliance, c.showEvent),
 		c.page("GET "+pathSearch+"/file", account.RoleCompliance, c.pageFile),
-		c.form("POST "+pathSearch+"/export", account.RoleCompliance, c.exportPage),
+		c.form("POST "+pathExport, account.RoleCompliance, c.exportPage),
+		c.page("GET "+pathExport, account.RoleCompliance, c.showExport),
+		c.page("GET "+pathExport+"/file", account.RoleCompliance, c.exportFile),
+		c.form("POST "+pathExport+"/cancel", account.RoleCompliance, c.cancelPage),
 		// Who had to sign in again on the way to a form comes back here by GET.
 		c.page("GET "+pathSearch+"/reason", account.RoleCompliance, goTo(pathSearch)),
-		c.page("GET "+pathSearch+"/export", account.RoleCompliance, goTo(pathSearch)),
+		c.page("GET "+pathExport+"/cancel", account.RoleCompliance, goTo(pathExport)),
 		c.page("GET "+pathAudit+"/export", account.RoleAuditor, goTo(pathAudit)),
 		c.page("GET "+pathAudit, account.RoleAuditor, c.showAudit),
 		c.form("POST "+pathAudit+"/export", account.RoleAuditor, c.exportAudit),
 		{Pattern: "POST " + pathAPI + "/search", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiSearch)},
 		{Pattern: "POST " + pathAPI + "/export", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiExport)},
+		{Pattern: "POST " + pathAPI + "/exports", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiAskExport)},
+		{Pattern: "GET " + pathAPI + "/exports", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiExports)},
+		{Pattern: "GET " + pathAPI + "/exports/{exportId}", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiExportState)},
+		{Pattern: "DELETE " + pathAPI + "/exports/{exportId}", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiCancelExport)},
+		{Pattern: "GET " + pathAPI + "/exports/{exportId}/file", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiExportFile)},
 		{Pattern: "GET " + pathAPI + "/events/{eventId}", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiEvent)},
 		{Pattern: "GET " + pathAPI + "/events/{eventId}/file", Auth: web.NoGuest, Handler: c.api(account.RoleCompliance, c.apiFile)},
 		{Pattern: "GET " + pathAPI + "/audit", Auth: web.NoGuest, Handler: c.api(account.RoleAuditor, c.apiAudit)},
@@ -112,17 +121,21 @@ type pageFunc func(w http.ResponseWriter, r *http.Request, o *officer) error
 // page makes the row of a page for people with a role.
 func (c *Console) page(pattern string, role account.Role, h pageFunc) web.Route {
 	return web.Route{Pattern: pattern, Auth: web.Public, Rate: web.RateRead, Handler: c.pages.Handler(func(w http.ResponseWriter, r *http.Request) error {
-		user, session, ok := c.Browser(w, r, c.SignInAge, false)
-		if !ok {
-			return nil
+		user, session, ok, err := c.Browser(w, r, c.SignInAge, false)
+		if err != nil || !ok {
+			return err
 		}
 		o := &officer{user: user, session: session}
 		if err := c.requireRole(r, o, role); err != nil {
 			return err
 		}
 		if c.SecondFactor {
-			if _, _, ok := c.Browser(w, r, c.SignInAge, true); !ok {
-				return nil
+			_, _, ok, err := c.Browser(w, r, c.SignInAge, true)
+			if e := mxerr.As(err); e != nil && e.Status == http.StatusForbidden {
+				return c.refuse(r, o, role, "second factor", e)
+			}
+			if err != nil || !ok {
+				return err
 			}
 		}
 		o.reason = c.reason(r, o)
@@ -157,14 +170,19 @@ func (c *Console) requireRole(r *http.Request, o *officer, role account.Role) er
 	if err != nil || has {
 		return err
 	}
-	err = c.Audit.Refusal(r.Context(), audit.Entry{
-		Source: audit.Source{Actor: o.user, Session: o.session, Device: o.device}, Action: "console.refused", Target: r.URL.Path, Reason: errRole.Code,
-		Details: map[string]any{"role": string(role)},
+	return c.refuse(r, o, role, "role", errRole)
+}
+
+// refuse notes what somebody lacks, and gives the refusal.
+func (c *Console) refuse(r *http.Request, o *officer, role account.Role, lacks string, refusal *mxerr.Error) error {
+	err := c.Audit.Refusal(r.Context(), audit.Entry{
+		Source: audit.Source{Actor: o.user, Session: o.session, Device: o.device}, Action: "console.refused", Target: r.URL.Path, Reason: refusal.Code,
+		Details: map[string]any{"role": string(role), "lacks": lacks},
 	})
 	if err != nil {
 		return err
 	}
-	return errRole
+	return refusal
 }
 
 // api makes the handler of an endpoint for people with a role.
@@ -184,7 +202,7 @@ func (c *Console) api(role account.Role, h pageFunc) web.Handler {
 				return s.Device == who.DeviceID && slices.ContainsFunc(s.AMR, func(m string) bool { return slices.Contains(secondFactors, m) })
 			})
 			if !proved {
-				return mxerr.Forbidden("this asks for a session that was signed in with a second factor")
+				return c.refuse(r, o, role, "second factor", errFactor)
 			}
 		}
 		if o.reason = r.Header.Get("X-Moothall-Reason"); role == account.RoleCompliance {
@@ -195,6 +213,8 @@ func (c *Console) api(role account.Role, h pageFunc) web.Handler {
 		return h(w, r, o)
 	}
 }
+
+var errFactor = mxerr.Forbidden("this asks for a session that was signed in with a second factor; the attempt is noted in the audit log")
 
 // secondFactors are the methods that count as one; see the documentation of sign-in.
 var secondFactors = []string{"mfa", "otp", "hwk", "sms", "mail", "rec"}

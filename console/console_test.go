@@ -270,7 +270,7 @@ func TestConsole(t *testing.T) {
 
 		for _, format := range []string{"csv", "jsonl"} {
 			b.find("4711").submit("/console/search/export", "words", "4711", "format", format)
-			rows := unpack(t, b.body, format)
+			rows := unpack(t, b.download().body, format)
 			if len(rows) != 3 {
 				t.Errorf("%s: %d rows", format, len(rows))
 			}
@@ -552,6 +552,7 @@ func TestFileOfArchive(t *testing.T) {
 		if !strings.Contains(b.page, `href="/console/search/file?id=`) {
 			t.Errorf("no link to the file: %s", b.page)
 		}
+		b.save("file", "/console/search/event?id="+url.QueryEscape(string(sent)))
 		b.get("/console/search/file?id=" + url.QueryEscape(string(sent)))
 		if b.page != content || !strings.HasPrefix(b.head.Get("Content-Disposition"), "attachment;") || b.head.Get("X-Moothall-SHA256") == "" {
 			t.Errorf("by the page: %d %q %v", b.code, b.page, b.head)
@@ -572,5 +573,9 @@ func TestSecondFactor(t *testing.T) {
 	}
 	if status, body := call(t, hs, olga, "POST", "/_moothall/compliance/v1/search", "Case 1 of 2", `{}`); status != 403 {
 		t.Errorf("without a second factor: %d %s", status, body)
+	}
+	refused := entries(t, hs, "console.refused")
+	if len(refused) != 2 || refused[0].Actor != olga.UserID || refused[0].Details["lacks"] != "second factor" || refused[1].Details["lacks"] != "second factor" {
+		t.Errorf("on record: %+v", refused)
 	}
 }

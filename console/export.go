@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/csv"
 	"encoding/hex"
+	"errors"
 	"hash"
 	"io"
 	"net/http"
@@ -16,7 +17,6 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 )
 
@@ -36,78 +36,20 @@ type manifest struct {
 	Head    string         `json:"archive_head"` // of the archive's chain, number:hash
 }
 
-// exportPage handles POST /console/search/export.
-func (c *Console) exportPage(w http.ResponseWriter, r *http.Request, o *officer) error {
-	if o.reason == "" {
-		return mxerr.InvalidParam("state the reason of the search first")
-	}
-	a := askedOf(r.PostForm)
-	return c.export(w, r, o, &a, r.PostFormValue("format"))
-}
-
 // exporter writes hits into one file.
 type exporter interface {
 	hit(h *hit) error
 	end() error
 }
 
-// export answers with a ZIP file of the hits and a manifest. It is made while it is sent, a page of hits at a time.
-func (c *Console) export(w http.ResponseWriter, r *http.Request, o *officer, a *asked, format string) error {
-	if format != "csv" && format != "jsonl" {
-		return mxerr.InvalidParam("the format of an export is csv or jsonl")
-	}
-	q, err := c.query(r.Context(), a)
-	if err != nil {
-		return err
-	}
-	q.Limit = exportChunk
-	found, err := c.find(r.Context(), q) // what is wrong with the query is said before anything is sent
-	if err != nil {
-		return err
-	}
-	details := a.details()
-	details["format"], details["hits"] = format, found.Total
-	if err := c.record(r.Context(), o, "archive.export", a.Room, details); err != nil {
-		return err
-	}
-	began := c.Clock().UTC()
-	name := "archive-" + began.Format("20060102-150405")
-	h := w.Header()
-	h.Set("Content-Type", "application/zip")
-	h.Set("Content-Disposition", `attachment; filename="`+name+`.zip"`)
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("X-Moothall-Hits", strconv.FormatInt(found.Total, 10)) // about how many there will be
-	n, sum, err := c.writeExport(r.Context(), w, q, found, name+"."+format, format, func(sum string, entries int64, head string) any {
-		return manifest{
-			File: name + "." + format, SHA256: sum, Entries: entries, Query: a.details(), Reason: o.reason, Officer: string(o.user),
-			Began: began.Format(time.RFC3339), Ended: c.Clock().UTC().Format(time.RFC3339), Head: head,
-		}
-	})
-	ended := map[string]any{"entries": n, "sha256": sum}
-	if err != nil {
-		ended["interrupted"] = true
-	}
-	if e := c.record(context.WithoutCancel(r.Context()), o, "archive.export.ended", a.Room, ended); e != nil {
-		c.Logger.Error("the end of an export cannot be noted", "error", e)
-	}
-	if err != nil {
-		c.abort(err)
-	}
-	return nil
-}
-
-// abort breaks the connection of an answer that has begun, so that nobody takes it for the whole.
-func (c *Console) abort(err error) {
-	c.Logger.Warn("an export was interrupted", "error", err)
-	panic(http.ErrAbortHandler)
-}
-
-func (c *Console) writeExport(ctx context.Context, w io.Writer, q *Query, found *Found, name, format string, describe func(sum string, entries int64, head string) any) (n int64, sum string, err error) {
+// writeExport writes a ZIP file of the hits, a page of hits at a time, and a manifest, and counts the entries. describe gives the
+// manifest, or tells why there is to be none.
+func (c *Console) writeExport(ctx context.Context, w io.Writer, flush func() error, q *Query, found *Found, name, format string, p *progress,
+	describe func(sum, head string) (any, error)) (sum string, err error) {
 	z := zip.NewWriter(w)
 	file, err := z.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Deflate, Modified: c.Clock()})
 	if err != nil {
-		return 0, "", err
+		return "", err
 	}
 	digest := sha256.New()
 	var x exporter
@@ -117,24 +59,24 @@ func (c *Console) writeExport(ctx context.Context, w io.Writer, q *Query, found 
 		x = &jsonLines{io.MultiWriter(file, digest)}
 	}
 	if err != nil {
-		return 0, "", err
+		return "", err
 	}
 	for {
 		hits, err := c.read(ctx, found)
 		if err != nil {
-			return n, "", err
+			return "", err
 		}
 		for i := range hits {
 			if err := x.hit(&hits[i]); err != nil {
-				return n, "", err
+				return "", err
 			}
-			n++
+			p.entries.Add(1)
 		}
 		if err := x.end(); err != nil {
-			return n, "", err
+			return "", err
 		}
-		if f, ok := w.(http.Flusher); ok {
-			f.Flush()
+		if err := flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return "", err
 		}
 		if len(found.Hits) < q.Limit {
 			break
@@ -142,7 +84,7 @@ func (c *Console) writeExport(ctx context.Context, w io.Writer, q *Query, found 
 		last := found.Hits[len(found.Hits)-1]
 		q.After = &last
 		if found, err = c.find(ctx, q); err != nil {
-			return n, "", err
+			return "", err
 		}
 	}
 	sum = hexSum(digest)
@@ -155,16 +97,20 @@ func (c *Console) writeExport(ctx context.Context, w io.Writer, q *Query, found 
 		return err
 	})
 	if err != nil {
-		return n, sum, err
+		return sum, err
+	}
+	about, err := describe(sum, head)
+	if err != nil {
+		return sum, err
 	}
 	last, err := z.CreateHeader(&zip.FileHeader{Name: "manifest.json", Method: zip.Deflate, Modified: c.Clock()})
 	if err != nil {
-		return n, sum, err
+		return sum, err
 	}
-	if err := json.MarshalWrite(last, describe(sum, n, head), json.Deterministic(true), jsontext.WithIndent("  ")); err != nil {
-		return n, sum, err
+	if err := json.MarshalWrite(last, about, json.Deterministic(true), jsontext.WithIndent("  ")); err != nil {
+		return sum, err
 	}
-	return n, sum, z.Close()
+	return sum, z.Close()
 }
 
 func hexSum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }

@@ -2,6 +2,7 @@ package console
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -28,6 +29,7 @@ type Query struct {
 	After   *Cursor
 	Limit   int
 	Facets  bool
+	Count   bool // Found.Total is to be all, whatever it takes; facets come with that
 
 	gone bool // the room was deleted, so that the index does not know it
 }
@@ -334,6 +336,29 @@ func (c *Console) find(ctx context.Context, q *Query) (*Found, error) {
 		return c.scan(ctx, q)
 	}
 	return c.Find(ctx, q)
+}
+
+// ask notes a search, and gives the hits of a page and where the next page begins, "" for no more.
+func (c *Console) ask(ctx context.Context, o *officer, a *asked, limit int) (found *Found, hits []hit, next string, err error) {
+	q, err := c.query(ctx, a)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	q.Limit, q.Facets, q.Count = limit, true, true
+	if err := c.record(ctx, o, "archive.search", a.Room, a.details()); err != nil {
+		return nil, nil, "", err
+	}
+	if found, err = c.find(ctx, q); err != nil {
+		return nil, nil, "", err
+	}
+	if hits, err = c.read(ctx, found); err != nil {
+		return nil, nil, "", err
+	}
+	if len(found.Hits) == limit {
+		last := found.Hits[limit-1]
+		next = fmt.Sprintf("%d.%d", last.TS, last.NID)
+	}
+	return found, hits, next, nil
 }
 
 // roomName is what a room is called, its id where it has no name.

@@ -2,7 +2,6 @@ package console
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -91,19 +90,7 @@ func (c *Console) showSearch(w http.ResponseWriter, r *http.Request, o *officer)
 }
 
 func (c *Console) search(ctx context.Context, o *officer, d *searchData) error {
-	q, err := c.query(ctx, &d.Asked)
-	if err != nil {
-		return err
-	}
-	q.Limit, q.Facets = pageHits, true
-	if err := c.record(ctx, o, "archive.search", d.Asked.Room, d.Asked.details()); err != nil {
-		return err
-	}
-	found, err := c.find(ctx, q)
-	if err != nil {
-		return err
-	}
-	hits, err := c.read(ctx, found)
+	found, hits, next, err := c.ask(ctx, o, &d.Asked, pageHits)
 	if err != nil {
 		return err
 	}
@@ -111,11 +98,10 @@ func (c *Console) search(ctx context.Context, o *officer, d *searchData) error {
 	for i := range hits {
 		d.Hits = append(d.Hits, c.view(ctx, &hits[i], found.Highlight))
 	}
-	if len(found.Hits) == q.Limit {
-		last := found.Hits[len(found.Hits)-1]
+	if next != "" {
 		v := d.Asked.values()
 		v.Set("words", d.Asked.Words)
-		v.Set("after", fmt.Sprintf("%d.%d", last.TS, last.NID))
+		v.Set("after", next)
 		d.Next = pathSearch + "?" + v.Encode()
 	}
 	return c.facets(ctx, d, found)

@@ -79,7 +79,7 @@ func (c *Console) scan(ctx context.Context, q *Query) (*Found, error) {
 	}
 	counts := map[string]map[string]int64{"sender": {}, "room": {}, "kind": {}, "day": {}}
 	before := int64(1 << 62)
-	if q.After != nil && !q.Facets {
+	if q.After != nil && !q.Count {
 		before = q.After.TS // the cursor of a scan is the place in the room
 	}
 	for scanned := 0; ; {
@@ -112,12 +112,12 @@ func (c *Console) scan(ctx context.Context, q *Query) (*Found, error) {
 			}
 		}
 		scanned += n
-		if n < scanChunk || !q.Facets && len(found.Hits) == q.Limit {
+		if n < scanChunk || !q.Count && len(found.Hits) == q.Limit {
 			break
 		}
 		if scanned >= maxScan {
 			found.AtLeast = true
-			if len(found.Hits) == q.Limit || q.Facets {
+			if len(found.Hits) == q.Limit || q.Count {
 				break
 			}
 		}

@@ -21,12 +21,12 @@ func (s *Server) newConsole() (*console.Console, error) {
 	d := console.Deps{
 		Store: s.store, Accounts: s.accounts, Audit: s.audit, Logger: s.log, Kit: s.kit, Secret: secret[:],
 		SecondFactor: s.cfg.Compliance.SecondFactor, SignInAge: s.cfg.Compliance.SignInAge.Std(), RoomName: s.roomName,
-		Browser: func(w http.ResponseWriter, r *http.Request, maxAge time.Duration, factor bool) (id.UserID, string, bool) {
-			b, ok := s.sso.RequireBrowser(w, r, sso.Need{MaxAge: maxAge, Factor: factor})
-			if !ok {
-				return "", "", false
+		Browser: func(w http.ResponseWriter, r *http.Request, maxAge time.Duration, factor bool) (id.UserID, string, bool, error) {
+			b, ok, err := s.sso.Require(w, r, sso.Need{MaxAge: maxAge, Factor: factor})
+			if err != nil || !ok {
+				return "", "", false, err
 			}
-			return b.User, b.ID[:min(8, len(b.ID))], true
+			return b.User, b.ID[:min(8, len(b.ID))], true, nil
 		},
 	}
 	if s.archive != nil && s.search != nil {
@@ -91,8 +91,8 @@ func (s *Server) findArchived(ctx context.Context, q *console.Query) (*console.F
 	if q.After != nil {
 		in.After = &search.Cursor{TS: q.After.TS, NID: q.After.NID}
 	}
+	in.Exact = q.Count
 	if q.Facets {
-		in.Exact = true
 		for _, f := range []string{search.FacetSender, search.FacetRoom, search.FacetKind} {
 			in.Facets = append(in.Facets, search.Facet{Field: f, Size: facetSize})
 		}

@@ -114,16 +114,11 @@ func (s *Search) follow(ctx context.Context) error {
 // something waits until there is anything that could be indexed: a server that is new needs no engine.
 func (s *Search) something(ctx context.Context) error {
 	for {
-		var newest int64
-		err := s.d.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
-			_, _, newest, err = tx.LogBounds()
-			return err
-		})
-		if err != nil || newest > 0 {
+		if some, err := s.anything(ctx); err != nil || some {
 			return err
 		}
 		wctx, cancel := context.WithTimeout(ctx, time.Second)
-		err = s.d.Store.WaitApplied(wctx, s.d.Store.Applied()+1)
+		err := s.d.Store.WaitApplied(wctx, s.d.Store.Applied()+1)
 		cancel()
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -132,6 +127,16 @@ func (s *Search) something(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// anything tells whether there ever was an event.
+func (s *Search) anything(ctx context.Context) (bool, error) {
+	var newest int64
+	err := s.d.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
+		_, _, newest, err = tx.LogBounds()
+		return err
+	})
+	return newest > 0, err
 }
 
 // plan finds out which generations there are and which are needed.

@@ -70,7 +70,8 @@ func (s *Search) available() error {
 	return nil
 }
 
-// Query asks the index as it is. Errors are for people: 503 where the engine cannot be asked.
+// Query asks the index as it is; on a server where nothing was ever said it finds nothing. Errors are for people: 503 where the
+// engine cannot be asked.
 func (s *Search) Query(ctx context.Context, q *Query) (*Page, error) {
 	if err := s.available(); err != nil {
 		return nil, err
@@ -79,7 +80,11 @@ func (s *Search) Query(ctx context.Context, q *Query) (*Page, error) {
 	if err == nil || ctx.Err() != nil || mxerr.As(err) != nil {
 		return page, err
 	}
-	if !errors.Is(err, ErrNotServed) {
+	if errors.Is(err, ErrNotServed) {
+		if some, err := s.anything(ctx); err != nil || !some {
+			return &Page{}, err
+		}
+	} else {
 		s.d.Log.Warn("search", "engine", s.d.Index.Name(), "error", err)
 	}
 	return nil, unavailable("search does not work at the moment; please try again in a moment")
@@ -92,10 +97,8 @@ func (s *Search) Users(ctx context.Context, q *UserQuery) (*UserPage, error) {
 		return nil, err
 	}
 	base := Query{View: ViewUser, Types: q.Types, Rooms: q.Rooms, Senders: q.Senders, NotSenders: q.NotSenders}
-	if len(base.Rooms) == 0 { // whoever is in no room finds nothing, also while there is no index yet
-		u := &userSearch{s: s, q: q, text: text, page: &UserPage{}, marks: map[string]bool{}}
-		u.highlight()
-		return u.page, nil
+	if base.Rooms == nil {
+		base.Rooms = []int64{}
 	}
 	if q.HasURL != nil && *q.HasURL {
 		base.Flags = []string{FlagURL}

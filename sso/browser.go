@@ -199,6 +199,13 @@ func (s *SSO) RequireBrowser(w http.ResponseWriter, r *http.Request, need Need) 
 	return b, !done
 }
 
+// Require is RequireBrowser for pages that show errors themselves: who is refused is an error, who has to sign in or to prove a
+// factor first is sent there, and ok is false.
+func (s *SSO) Require(w http.ResponseWriter, r *http.Request, need Need) (b *Browser, ok bool, err error) {
+	b, done, err := s.require(w, r, need)
+	return b, err == nil && !done, err
+}
+
 func (s *SSO) require(w http.ResponseWriter, r *http.Request, need Need) (*Browser, bool, error) {
 	b, err := s.Browser(r)
 	if err != nil {

@@ -29,13 +29,18 @@ func (e *ArchiveEntry) dest() []any {
 }
 
 func (tx *Tx) archiveEntries(sql string, args ...any) ([]ArchiveEntry, error) {
-	var out []ArchiveEntry
+	return list(tx, (*ArchiveEntry).dest, sql, args...)
+}
+
+// list reads rows; dest says where the columns of one go.
+func list[T any](tx *Tx, dest func(*T) []any, sql string, args ...any) ([]T, error) {
+	var out []T
 	err := tx.Each(sql, args, func(r *Row) error {
-		var e ArchiveEntry
-		if err := r.Scan(e.dest()...); err != nil {
+		var v T
+		if err := r.Scan(dest(&v)...); err != nil {
 			return err
 		}
-		out = append(out, e)
+		out = append(out, v)
 		return nil
 	})
 	return out, err
@@ -175,16 +180,7 @@ func (tx *Tx) NoteArchive(number, now int64) error {
 
 // ArchiveBatches reads up to limit batches behind one, in order.
 func (tx *Tx) ArchiveBatches(after int64, limit int) ([]ArchiveBatch, error) {
-	var out []ArchiveBatch
-	err := tx.Each(`SELECT `+archiveBatchColumns+` FROM archive_batches WHERE number > $1 ORDER BY number LIMIT $2`, []any{after, limit}, func(r *Row) error {
-		var b ArchiveBatch
-		if err := r.Scan(b.dest()...); err != nil {
-			return err
-		}
-		out = append(out, b)
-		return nil
-	})
-	return out, err
+	return list(tx, (*ArchiveBatch).dest, `SELECT `+archiveBatchColumns+` FROM archive_batches WHERE number > $1 ORDER BY number LIMIT $2`, after, limit)
 }
 
 // ArchiveRange reads up to limit entries with after < nid <= upto, in order.
@@ -243,17 +239,14 @@ type ArchiveRoom struct {
 	Deleted bool // it is not on the server any more
 }
 
+func (a *ArchiveRoom) dest() []any {
+	return []any{&a.NID, &a.RoomID, &a.Version, &a.Creator, &a.Created, &a.Deleted}
+}
+
 // ArchiveRooms reads rooms of the archive by their numbers or ids.
 func (tx *Tx) ArchiveRooms(nids []int64, ids []string) ([]ArchiveRoom, error) {
-	var out []ArchiveRoom
-	err := tx.Each(`SELECT a.nid, a.room_id, a.version, a.creator, a.created, CASE WHEN r.nid IS NULL THEN 1 ELSE 0 END
-		FROM archive_rooms a LEFT JOIN rooms r ON r.nid = a.nid WHERE a.nid IN @int($1) OR a.room_id IN @text($2) ORDER BY a.nid`, []any{nids, ids}, func(r *Row) error {
-		var a ArchiveRoom
-		err := r.Scan(&a.NID, &a.RoomID, &a.Version, &a.Creator, &a.Created, &a.Deleted)
-		out = append(out, a)
-		return err
-	})
-	return out, err
+	return list(tx, (*ArchiveRoom).dest, `SELECT a.nid, a.room_id, a.version, a.creator, a.created, CASE WHEN r.nid IS NULL THEN 1 ELSE 0 END
+		FROM archive_rooms a LEFT JOIN rooms r ON r.nid = a.nid WHERE a.nid IN @int($1) OR a.room_id IN @text($2) ORDER BY a.nid`, nids, ids)
 }
 
 // archiveRoom notes a room that is about to be deleted, if there is an archive.

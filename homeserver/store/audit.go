@@ -94,16 +94,7 @@ func (tx *Tx) AuditEntries(f AuditFilter, oldestFirst bool, limit int) ([]AuditE
 }
 
 func (tx *Tx) auditEntries(sql string, args ...any) ([]AuditEntry, error) {
-	var out []AuditEntry
-	err := tx.Each(sql, args, func(r *Row) error {
-		var e AuditEntry
-		if err := r.Scan(e.dest()...); err != nil {
-			return err
-		}
-		out = append(out, e)
-		return nil
-	})
-	return out, err
+	return list(tx, (*AuditEntry).dest, sql, args...)
 }
 
 // AuditPending reads the oldest entries that are not in the chain yet.
@@ -212,16 +203,7 @@ func (tx *Tx) AddAuditBatch(b AuditBatch, ids []string) error {
 
 // AuditBatches reads up to limit batches behind one, in order.
 func (tx *Tx) AuditBatches(after int64, limit int) ([]AuditBatch, error) {
-	var out []AuditBatch
-	err := tx.Each(`SELECT `+auditBatchColumns+` FROM audit_batches WHERE number > $1 ORDER BY number LIMIT $2`, []any{after, limit}, func(r *Row) error {
-		var b AuditBatch
-		if err := r.Scan(b.dest()...); err != nil {
-			return err
-		}
-		out = append(out, b)
-		return nil
-	})
-	return out, err
+	return list(tx, (*AuditBatch).dest, `SELECT `+auditBatchColumns+` FROM audit_batches WHERE number > $1 ORDER BY number LIMIT $2`, after, limit)
 }
 
 // CutAudit removes a batch that is the first of the kept part, and moves the anchor behind it.
