@@ -165,6 +165,34 @@ func (f *facts) of(ctx context.Context, list []slidingRoom) error {
 	return nil
 }
 
+// types gives the types of candidates' rooms, which are known of most without a look into them.
+func (f *facts) types(ctx context.Context, list []slidingRoom) error {
+	var unknown []slidingRoom
+	var at []int
+	for i := range list {
+		t, ok := list[i].ur.Room.KnownType()
+		if !ok {
+			unknown, at = append(unknown, list[i]), append(at, i)
+		}
+		list[i].made = t
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	if err := f.of(ctx, unknown); err != nil {
+		return err
+	}
+	found := make(map[*room.Room]string, len(unknown))
+	for n, i := range at {
+		list[i].made = unknown[n].fact.roomType
+		found[list[i].ur.Room] = list[i].made
+	}
+	if err := f.s.d.Rooms.NoteTypes(ctx, found); err != nil {
+		f.s.d.Logger.Warn("types of rooms were not noted; they will be looked for again", "rooms", len(found), "error", err)
+	}
+	return nil
+}
+
 func (x *roomFact) note(evType string, content gjson.Result) {
 	text := func(name string) string {
 		if v := content.Get(name); v.Type == gjson.String {

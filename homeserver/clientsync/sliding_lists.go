@@ -17,8 +17,9 @@ type slidingRoom struct {
 	ur     *room.UserRoom // shared, not to be changed
 	at     int64          // position of the last activity that the user may know of
 	fact   *roomFact
-	window int32 // place in the window, from 1; 0: it is not in the window
-	listed bool  // lists may hold it; subscriptions may ask for any
+	made   string // the room's type
+	window int32  // place in the window, from 1; 0: it is not in the window
+	listed bool   // lists may hold it; subscriptions may ask for any
 }
 
 var slidingRooms = sync.Pool{New: func() any { return new([]slidingRoom) }}
@@ -158,10 +159,20 @@ func (b *slider) choose() error {
 
 // prepareFilters loads what the filters need to know of the candidates.
 func (b *slider) prepareFilters() error {
+	var facts, types bool
 	for i := range b.in.lists {
-		if f := b.in.lists[i].filters; f != nil && (f.Encrypted != nil || f.RoomTypes != nil || f.NotRoomTypes != nil || f.NameLike != nil) {
-			return b.s.facts.of(b.ctx, b.cands)
+		if f := b.in.lists[i].filters; f != nil {
+			facts = facts || f.Encrypted != nil || f.NameLike != nil
+			types = types || f.RoomTypes != nil || f.NotRoomTypes != nil
 		}
+	}
+	if facts {
+		if err := b.s.facts.of(b.ctx, b.cands); err != nil {
+			return err
+		}
+	}
+	if types {
+		return b.s.facts.types(b.ctx, b.cands)
 	}
 	return nil
 }
@@ -263,8 +274,8 @@ func (b *slider) filtered(f *slidingFilters) ([]int32, error) {
 		if !c.listed ||
 			(invited != nil && (c.ur.Membership == room.MembershipInvite) != *invited) ||
 			(f.Encrypted != nil && c.fact.encrypted != *f.Encrypted) ||
-			(f.RoomTypes != nil && !hasType(*f.RoomTypes, c.fact.roomType)) ||
-			(f.NotRoomTypes != nil && hasType(*f.NotRoomTypes, c.fact.roomType)) ||
+			(f.RoomTypes != nil && !hasType(*f.RoomTypes, c.made)) ||
+			(f.NotRoomTypes != nil && hasType(*f.NotRoomTypes, c.made)) ||
 			(like != "" && !strings.Contains(strings.ToLower(c.fact.name), like)) {
 			continue
 		}

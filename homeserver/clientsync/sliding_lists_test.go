@@ -9,6 +9,8 @@ import (
 
 	"github.com/moothall/moothall/homeserver/event"
 	"github.com/moothall/moothall/homeserver/room"
+	"github.com/moothall/moothall/homeserver/store"
+	"github.com/moothall/moothall/homeserver/store/storetest"
 )
 
 // space makes a space and joins others to it.
@@ -276,5 +278,43 @@ func TestSlidingMemberships(t *testing.T) {
 		bob.accountData("m.ignored_user_list", `{"ignored_users":{"@alice:test":{}}}`)
 		alice.member(alice.room(), bob.user, "invite")
 		wantRooms(t, "ignored", bob.next(body))
+	})
+}
+
+// TestSlidingRoomTypes lists rooms by their types after a restart, also in a database from before types were noted with rooms.
+func TestSlidingRoomTypes(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		n := start(t, cfg)
+		alice := n.client("alice", "A")
+		plain, space := alice.room(), alice.space()
+		noted := func(want int64) {
+			t.Helper()
+			var got int64
+			err := n.store.Read(t.Context(), func(tx *store.Tx) error {
+				_, err := tx.Get([]any{&got}, `SELECT count(*) FROM rooms WHERE room_type IN ('', 'm.space')`)
+				return err
+			})
+			if err != nil || got != want {
+				t.Errorf("the types of %d rooms are noted, not of %d, %v", got, want, err)
+			}
+		}
+		noted(2)
+		for _, old := range []bool{false, true} {
+			if old {
+				err := n.store.Write(t.Context(), func(tx *store.Tx) error {
+					_, err := tx.Exec(`UPDATE rooms SET room_type = NULL`)
+					return err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			n.stop()
+			n = start(t, cfg)
+			s := &slide{client: alice.on(n)}
+			wantRooms(t, "rooms", s.peekAt(list3575(`[[0,9]]`, 1, `[]`, `{"not_room_types":["m.space"]}`), ""), plain)
+			wantRooms(t, "spaces", s.peekAt(list3575(`[[0,9]]`, 1, `[]`, `{"room_types":["m.space"]}`), ""), space)
+			noted(2)
+		}
 	})
 }

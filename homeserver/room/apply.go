@@ -138,6 +138,9 @@ func (rs *Rooms) applyEvent(e *store.Entry, p *applied) {
 	if ev.Pos > r.lastPos.Load() {
 		r.lastPos.Store(ev.Pos)
 	}
+	if p.create != nil || ev.PDU.Type() == "m.room.create" {
+		r.noteType(createdType(ev.PDU))
+	}
 	if k, ok := ev.PDU.StateKey(); ok && ev.PDU.Type() == "m.room.member" {
 		rs.intern(id.UserID(k)).noteMembership(membershipChange{
 			room: r, membership: ParseMembership(ev.PDU.Membership()), nid: ev.NID, pos: ev.Pos})

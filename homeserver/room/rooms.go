@@ -122,7 +122,8 @@ type Room struct {
 	nid     int64
 	id      id.RoomID
 	lastPos atomic.Int64
-	used    atomic.Int64 // unix seconds of the last use
+	made    atomic.Pointer[string] // the type of the room; nil: not known yet
+	used    atomic.Int64           // unix seconds of the last use
 
 	mu      sync.RWMutex
 	hot     *hot          // nil while not loaded

@@ -179,8 +179,12 @@ func (rs *Rooms) loadUser(ctx context.Context, u *User, a *activeUser) error {
 	if err == nil {
 		rooms = make(map[int64]*UserRoom, len(rows))
 		for _, row := range rows {
+			r := rs.stub(row.Room, id.RoomID(row.RoomID), row.LastPos)
+			if row.Type != nil {
+				r.noteType(*row.Type)
+			}
 			rooms[row.Room] = &UserRoom{
-				Room: rs.stub(row.Room, id.RoomID(row.RoomID), row.LastPos), Membership: Membership(row.Membership.Membership),
+				Room: r, Membership: Membership(row.Membership.Membership),
 				MemberNID: row.NID, Pos: row.Pos, Forgotten: row.Forgotten,
 			}
 		}

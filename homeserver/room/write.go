@@ -2,6 +2,7 @@ package room
 
 import (
 	"fmt"
+	"strings"
 
 	"maunium.net/go/mautrix/id"
 
@@ -73,6 +74,9 @@ func (w *writer) newRoom(rb *roomBatch, row *store.Room) error {
 	c := rb.create
 	row.RoomID, row.Version, row.Creator, row.Created = string(c.roomID), c.version.ID, string(c.creator), w.now
 	row.Published = c.meta.Published
+	if made := createdType(rb.events[0].PDU); !strings.Contains(made, "\x00") { // which PostgreSQL's texts cannot hold
+		row.Type = &made
+	}
 	for _, a := range c.meta.Aliases {
 		ok, err := w.tx.InsertAlias(store.Alias{Alias: string(a), Room: row.NID, Creator: string(c.creator), Created: w.now})
 		if err != nil {

@@ -15,6 +15,7 @@ type Room struct {
 	Extremities  []byte
 	Published    bool
 	Blocked      bool
+	Type         *string // set for new rooms alone; reading leaves it out
 }
 
 const roomSelect = `SELECT nid, room_id, version, creator, created, state_version, last_pos, depth, extremities, published, blocked FROM rooms `
@@ -60,13 +61,13 @@ func (tx *Tx) NextRoomNID() (int64, error) {
 }
 
 var roomCols = []Col{{"nid", Int}, {"room_id", Text}, {"version", Text}, {"creator", Text}, {"created", Int}, {"state_version", Int},
-	{"last_pos", Int}, {"depth", Int}, {"extremities", Bytes}, {"published", Int}}
+	{"last_pos", Int}, {"depth", Int}, {"extremities", Bytes}, {"published", Int}, {"room_type", Text}}
 
 // SaveRooms adds new rooms, and moves the heads of those that exist.
 func (tx *Tx) SaveRooms(rooms []Room) error {
 	return tx.Insert("rooms", roomCols, len(rooms), func(i int) []any {
 		r := &rooms[i]
-		return []any{r.NID, r.RoomID, r.Version, r.Creator, r.Created, r.StateVersion, r.LastPos, r.Depth, r.Extremities, r.Published}
+		return []any{r.NID, r.RoomID, r.Version, r.Creator, r.Created, r.StateVersion, r.LastPos, r.Depth, r.Extremities, r.Published, r.Type}
 	}, `ON CONFLICT (nid) DO UPDATE SET state_version = excluded.state_version, last_pos = excluded.last_pos,
 		depth = excluded.depth, extremities = excluded.extremities`)
 }
@@ -212,19 +213,31 @@ type UserRoom struct {
 	Membership
 	RoomID  string
 	LastPos int64
+	Type    *string // nil: nobody has looked yet
 }
 
 // UserRooms reads all memberships of a user.
 func (tx *Tx) UserRooms(user string) ([]UserRoom, error) {
 	var out []UserRoom
-	err := tx.Each(`SELECT m.room, m.membership, m.nid, m.pos, m.forgotten, r.room_id, r.last_pos
+	err := tx.Each(`SELECT m.room, m.membership, m.nid, m.pos, m.forgotten, r.room_id, r.last_pos, r.room_type
 		FROM memberships m JOIN rooms r ON r.nid = m.room WHERE m.usr = $1`, []any{user}, func(r *Row) error {
 		u := UserRoom{Membership: Membership{User: user}}
-		err := r.Scan(&u.Room, &u.Membership.Membership, &u.NID, &u.Pos, &u.Forgotten, &u.RoomID, &u.LastPos)
+		err := r.Scan(&u.Room, &u.Membership.Membership, &u.NID, &u.Pos, &u.Forgotten, &u.RoomID, &u.LastPos, &u.Type)
 		out = append(out, u)
 		return err
 	})
 	return out, err
+}
+
+// RoomsWithoutType gives those of some rooms whose type nobody has looked at.
+func (tx *Tx) RoomsWithoutType(rooms []int64) (out []int64, err error) {
+	return tx.slidingIDs(`SELECT nid FROM rooms WHERE nid IN @int($1) AND room_type IS NULL`, rooms)
+}
+
+// SetRoomType notes the type that a room was made with.
+func (tx *Tx) SetRoomType(room int64, roomType string) error {
+	_, err := tx.Exec(`UPDATE rooms SET room_type = $2 WHERE nid = $1`, room, roomType)
+	return err
 }
 
 // ForgetRoom marks a membership as forgotten, and removes what the user keeps for the room. It tells whether there was
