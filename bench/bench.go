@@ -71,6 +71,7 @@ func phases() []phase {
 		{name: "stuck", help: "what others feel of 200 clients that never read the answer to their sync", fn: (*Bench).phaseStuck, only: true},
 		{name: "reconnect", help: "what others feel of 1,000 clients whose connections end and that come back at once", fn: (*Bench).phaseReconnect, only: true},
 		{name: "large", help: "what others feel of a lively room of 5,000", fn: (*Bench).phaseLarge, only: true},
+		{name: "upgrade", help: "what others feel of the upgrade of a room of 5,000, and pages of messages", fn: (*Bench).phaseUpgrade, only: true},
 		{name: "many", help: "what others feel of an account in 5,000 rooms that syncs", fn: (*Bench).phaseMany, only: true},
 	}
 }

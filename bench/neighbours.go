@@ -350,6 +350,50 @@ func (b *Bench) phaseMany(ctx context.Context) error {
 	})
 }
 
+// phaseUpgrade reads pages of 100 messages in a room of 5,000, replaces the room by a new one, and has its members follow.
+func (b *Bench) phaseUpgrade(ctx context.Context) error {
+	const members, page, reads = 5000, 100, 200
+	users, err := b.need(ctx, members)
+	if err != nil {
+		return err
+	}
+	b.say("  filling a room of %d", members)
+	room, err := b.fill(ctx, users)
+	if err != nil {
+		return err
+	}
+	pages := &recorder{}
+	extra := map[string]float64{"members": members}
+	return b.neighbours(ctx, "the upgrade of a room of 5,000", extra, func() error {
+		for range page {
+			if _, err := users[1].send(ctx, room, text); err != nil {
+				return err
+			}
+		}
+		for range reads {
+			start := time.Now()
+			out, err := users[1].call(ctx, "GET", "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/messages?dir=b&limit=100", nil)
+			pages.add(time.Since(start), err)
+			if n := gjson.GetBytes(out, "chunk.#").Int(); err == nil && n != page {
+				return fmt.Errorf("a page has %d events", n)
+			}
+		}
+		extra["100 messages p50 ms"], extra["100 messages p99 ms"] = pages.percentile(0.5), pages.percentile(0.99)
+		return nil
+	}, func(ctx context.Context) error {
+		start := time.Now()
+		out, err := users[0].call(ctx, "POST", "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/upgrade", object("new_version", "12"))
+		if err != nil {
+			return err
+		}
+		extra["upgrade ms"] = float64(time.Since(start).Microseconds()) / 1000
+		next := gjson.GetBytes(out, "replacement_room").Str
+		err = parallel(ctx, 8, members-1, func(ctx context.Context, i int) error { return users[i+1].alone().join(ctx, next) })
+		extra["s until all have followed"] = time.Since(start).Seconds()
+		return err
+	})
+}
+
 // phaseFill sends a number of messages; what they take on the disk is for the caller to see.
 func (b *Bench) phaseFill(ctx context.Context) error {
 	rooms, members, err := b.smallRooms(ctx, 50, 20)
