@@ -14,10 +14,12 @@ import (
 )
 
 const (
-	ignoredUserList = "m.ignored_user_list"
-	tagType         = "m.tag"
+	ignoredUserList  = "m.ignored_user_list"
+	invitePermission = "m.invite_permission_config"
+	tagType          = "m.tag"
 
-	maxCachedIgnored = 50_000
+	maxCachedIgnored = 50_000 // users
+	maxCachedBlocks  = 50_000 // users
 	maxCachedFilters = 10_000
 )
 
@@ -30,6 +32,7 @@ type DataDeps struct {
 type Data struct {
 	DataDeps
 	ignored *logCache[id.UserID, map[id.UserID]struct{}]
+	blocks  *logCache[id.UserID, bool]
 	filters *logCache[filterKey, *filter.Filter]
 }
 
@@ -38,6 +41,7 @@ func NewData(d DataDeps) *Data {
 	return &Data{
 		DataDeps: d,
 		ignored:  newLogCache[id.UserID, map[id.UserID]struct{}](maxCachedIgnored),
+		blocks:   newLogCache[id.UserID, bool](maxCachedBlocks),
 		filters:  newLogCache[filterKey, *filter.Filter](maxCachedFilters),
 	}
 }
@@ -49,8 +53,11 @@ func (d *Data) Listener() store.Listener {
 			switch e := &entries[i]; {
 			case e.Kind == store.KindReset:
 				d.ignored.clear()
+				d.blocks.clear()
 			case e.Kind == store.KindAccountData && e.Key == ignoredUserList && e.Room == 0:
 				d.ignored.drop(id.UserID(e.User))
+			case e.Kind == store.KindAccountData && e.Key == invitePermission && e.Room == 0:
+				d.blocks.drop(id.UserID(e.User))
 			}
 		}
 	}}
@@ -147,6 +154,18 @@ func (d *Data) Ignored(ctx context.Context, user id.UserID) (map[id.UserID]struc
 			return err
 		})
 		return out, err
+	})
+}
+
+// BlocksInvites tells whether a user accepts no invitations, as far as this process has heard.
+// Spec: client-server API, "Invite permission".
+func (d *Data) BlocksInvites(ctx context.Context, user id.UserID) (bool, error) {
+	return d.blocks.get(ctx, user, func(ctx context.Context) (bool, error) {
+		config, err := d.AccountData(ctx, user, "", invitePermission)
+		if mxerr.Is(err, "M_NOT_FOUND") {
+			return false, nil
+		}
+		return gjson.GetBytes(config, "default_action").Str == "block", err
 	})
 }
 

@@ -104,6 +104,17 @@ func (a *API) initialInvite(ctx context.Context, who *web.Identity, roomID id.Ro
 	if err != nil || e == nil {
 		return nil, err
 	}
+	// Spec, "Ignoring Users", "Invite permission": clients are not told of these invitations.
+	ignored, err := a.Data.Ignored(ctx, who.UserID)
+	if err != nil {
+		return nil, err
+	}
+	if _, skip := ignored[e.PDU.Sender()]; skip {
+		return nil, nil
+	}
+	if blocked, err := a.Data.BlocksInvites(ctx, who.UserID); err != nil || blocked {
+		return nil, err
+	}
 	out := append([]byte(`{"room_id":`), quoted(string(roomID))...)
 	out = append(out, `,"membership":"invite","invite":`...)
 	if out, err = a.Rooms.AppendEvent(ctx, out, rm, e, plainReader(who, &access{room: rm})); err != nil {

@@ -255,6 +255,13 @@ func TestOldSync(t *testing.T) {
 		if types != "org.example m.push_rules" {
 			t.Errorf("account data: %v", got["account_data"])
 		}
+		for _, data := range [][2]string{{"m.ignored_user_list", `{"ignored_users":{"@alice:test":{}}}`}, {"m.invite_permission_config", `{"default_action":"block"}`}} {
+			bob.Must(t, "PUT", data[1], "/v3/user/%s/account_data/%s", bob.UserID, data[0])
+			if rooms := bob.Must(t, "GET", "", "/v3/initialSync?limit=2")["rooms"].([]any); len(rooms) != 1 {
+				t.Errorf("%s: the invitation is told of: %v", data[0], rooms)
+			}
+			bob.Must(t, "PUT", `{}`, "/v3/user/%s/account_data/%s", bob.UserID, data[0])
+		}
 		archived := bob.Must(t, "GET", "", "/v3/initialSync?archived=true")
 		seen := false
 		for i := range archived["rooms"].([]any) {

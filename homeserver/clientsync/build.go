@@ -247,6 +247,10 @@ var stripped = [...]string{"m.room.create", "m.room.name", "m.room.avatar", "m.r
 	"m.room.canonical_alias", "m.room.encryption"}
 
 func (b *builder) invitedRoom(r *room.UserRoom) (bool, error) {
+	// Spec, "Invite permission": invitations from before are not served either while they are blocked.
+	if blocked, err := b.s.d.Data.BlocksInvites(b.ctx, b.req.user); err != nil || blocked {
+		return false, err
+	}
 	return b.strippedRoom(r, "invite_state")
 }
 

@@ -101,11 +101,15 @@ func (b *slider) toldUpTo(sent *roomSent) int64 {
 	return b.req.since.pos
 }
 
-// unwantedInvites finds the invitations that ignored users sent.
-// Spec: client-server API, "Ignoring Users".
+// unwantedInvites finds the invitations that ignored users sent, or all where the user blocks them.
+// Spec: client-server API, "Ignoring Users", "Invite permission".
 func (b *slider) unwantedInvites(nids []int64) (map[int64]struct{}, error) {
-	if len(b.ignored) == 0 || len(nids) == 0 {
+	if len(nids) == 0 {
 		return nil, nil
+	}
+	blocked, err := b.s.d.Data.BlocksInvites(b.ctx, b.req.user)
+	if err != nil || len(b.ignored) == 0 && !blocked {
+		return nil, err
 	}
 	events, err := b.s.d.Rooms.EventsByNID(b.ctx, nids)
 	if err != nil {
@@ -113,7 +117,7 @@ func (b *slider) unwantedInvites(nids []int64) (map[int64]struct{}, error) {
 	}
 	out := make(map[int64]struct{})
 	for _, e := range events {
-		if _, skip := b.ignored[e.PDU.Sender()]; skip {
+		if _, skip := b.ignored[e.PDU.Sender()]; skip || blocked {
 			out[e.NID] = struct{}{}
 		}
 	}

@@ -455,6 +455,60 @@ func TestIgnoredUsers(t *testing.T) {
 	})
 }
 
+// Invitations from before they were blocked are told to no client, and again when they are no longer.
+func TestBlockedInvitations(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		alice, bob := n.client("alice", "A"), n.client("bob", "B")
+		bob3575, bob4186 := &slide{client: n.client("bob", "S")}, &slide4186{client: n.client("bob", "T")}
+		r := alice.emptyRoom("11")
+		alice.member(r, bob.user, "invite")
+		ctx := context.Background()
+		for _, tc := range []struct {
+			config string
+			want   bool
+		}{{`{}`, true}, {`{"default_action":"block"}`, false}, {`{"default_action":"other"}`, true}} {
+			if err := n.data.SetAccountData(ctx, bob.user, "m.invite_permission_config", []byte(tc.config)); err != nil {
+				t.Fatal(err)
+			}
+			bob.since, bob3575.pos, bob4186.pos = "", "", ""
+			if got := at(bob.sync(), "rooms", "invite", string(r)) != nil; got != tc.want {
+				t.Errorf("%s: sync tells of the invitation: %v", tc.config, got)
+			}
+			if got := roomOf(bob3575.next(list3575(`[[0,9]]`, 1, `[]`, "")), r) != nil; got != tc.want {
+				t.Errorf("%s: sliding sync tells of the invitation: %v", tc.config, got)
+			}
+			if got := roomOf(bob4186.next(fmt.Sprintf(`{"room_subscriptions":{%q:{"timeline_limit":1,"required_state":{"include":[]}}}}`, r)), r) != nil; got != tc.want {
+				t.Errorf("%s: a subscription tells of the invitation: %v", tc.config, got)
+			}
+		}
+	})
+}
+
+// A room that was forgotten does not come back by a ban, but by an invitation.
+func TestForgottenAndBanned(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		alice, bob := n.client("alice", "A"), n.client("bob", "B")
+		r := alice.room(bob)
+		bob.leave(r)
+		bob.sync()
+		if err := n.rooms.Forget(context.Background(), r, bob.user); err != nil {
+			t.Fatal(err)
+		}
+		alice.member(r, bob.user, "ban")
+		if m := bob.sync(); at(m, "rooms", "leave", string(r)) != nil {
+			t.Errorf("a ban brings a forgotten room back: %v", m)
+		}
+		alice.member(r, bob.user, "leave")
+		if m := bob.sync(); at(m, "rooms", "leave", string(r)) != nil {
+			t.Errorf("the end of a ban brings a forgotten room back: %v", m)
+		}
+		alice.member(r, bob.user, "invite")
+		if m := bob.sync(); at(m, "rooms", "invite", string(r)) == nil {
+			t.Errorf("the invitation is missing: %v", m)
+		}
+	})
+}
+
 func TestRedactedEvents(t *testing.T) {
 	each(t, func(t *testing.T, n *node) {
 		alice, bob := n.client("alice", "A"), n.client("bob", "B")

@@ -385,6 +385,10 @@ func (b *builder) leftRoom(ur *room.UserRoom) (bool, error) {
 		if was, err = b.membershipAt(r, b.req.since.pos); err != nil {
 			return false, err
 		}
+		// Spec, "Leaving rooms": a forgotten room stays away until its user joins, knocks or is invited; a ban is none of these.
+		if ur.Forgotten && (was == room.MembershipNone || was == room.MembershipLeave || was == room.MembershipBan) {
+			return false, nil
+		}
 		b.lists.left = true
 	}
 	visible, err := b.visibility(r)
