@@ -27,6 +27,7 @@ type LiveKit struct {
 // Notices is about what the server itself writes to users.
 type Notices struct {
 	RoomName string `yaml:"room_name"`
+	AutoJoin bool   `yaml:"auto_join"`
 }
 
 // checkRTC looks at the section rtc.

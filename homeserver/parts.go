@@ -181,6 +181,7 @@ func (s *Server) buildParts() error {
 	})
 	s.notices = notices.New(notices.Deps{
 		Store: s.store, Rooms: s.rooms, Data: s.data, Profiles: s.profiles, Logger: s.log, Service: s.groups.Service, RoomName: s.cfg.Notices.RoomName,
+		Join: s.cfg.Notices.AutoJoin,
 	})
 	if err := s.buildCompliance(); err != nil {
 		return err

@@ -95,6 +95,7 @@ func TestDefault(t *testing.T) {
 func TestNotice(t *testing.T) {
 	c := hstest.Config(t, func(c *homeserver.Config) {
 		c.Compliance.Archive = true
+		c.Notices.AutoJoin = true
 		for _, class := range []*homeserver.RoomClass{&c.Compliance.RoomClasses.Corporate, &c.Compliance.RoomClasses.Confidential, &c.Compliance.RoomClasses.Private, &c.Compliance.RoomClasses.External} {
 			class.Encryption = "forbidden"
 		}

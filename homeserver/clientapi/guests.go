@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/account"
@@ -23,7 +22,9 @@ func (a *API) registerGuest(w http.ResponseWriter, r *http.Request) error {
 		return mxerr.New(http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN", "this server has no guest accounts")
 	}
 	// Spec: everything but the device's name is ignored.
-	req, err := web.ReadOptionalJSON[registerRequest](r)
+	req, err := web.ReadOptionalJSON[struct {
+		DeviceName *string `json:"initial_device_display_name"`
+	}](r)
 	if err != nil {
 		return err
 	}
@@ -53,10 +54,11 @@ func (a *API) guestOf(ctx context.Context, req registerRequest) (id.UserID, erro
 	return who.UserID, nil
 }
 
-// guestsOut makes the guests leave a room that does not let guests in any more.
+// guestsOut makes the guests leave a room that does not let guests in any more, after a state event of that type was sent or
+// redacted.
 // Spec: client-server API, "Guest Access", server behaviour.
-func (a *API) guestsOut(ctx context.Context, rm *room.Room, d *room.Draft) {
-	if d.Type != typeGuestAccess || gjson.GetBytes(d.Content, "guest_access").Str == "can_join" {
+func (a *API) guestsOut(ctx context.Context, rm *room.Room, changed string) {
+	if changed != typeGuestAccess || rm.GuestsMayJoin() {
 		return
 	}
 	ctx = context.WithoutCancel(ctx)

@@ -18,7 +18,7 @@ func TestGuests(t *testing.T) {
 			UserID      string `json:"user_id"`
 			AccessToken string `json:"access_token"`
 		}
-		r := guest.Do(t, "POST", `{}`, "/v3/register?kind=guest")
+		r := guest.Do(t, "POST", `{"username":5,"initial_device_display_name":"Browser"}`, "/v3/register?kind=guest") // the rest is ignored
 		r.JSON(t, &in)
 		if r.Status != 200 || in.AccessToken == "" {
 			t.Fatalf("%d %s", r.Status, r.Body)
@@ -35,6 +35,25 @@ func TestGuests(t *testing.T) {
 		}
 		guest.Must(t, "POST", `{}`, "/v3/rooms/%s/join", open)
 		guest.Must(t, "PUT", `{"msgtype":"m.text","body":"hello"}`, "/v3/rooms/%s/send/m.room.message/t", open)
+		guest.Must(t, "PUT", `{"displayname":"A visitor"}`, "/v3/profile/%s/displayname", in.UserID)
+		for _, how := range []string{"PUT", "DELETE"} {
+			if r := guest.Do(t, how, `{"avatar_url":"mxc://test/a"}`, "/v3/profile/%s/avatar_url", in.UserID); r.Status != 403 || r.Errcode != "M_GUEST_ACCESS_FORBIDDEN" {
+				t.Errorf("%s of a guest's avatar: %d %s", how, r.Status, r.Body)
+			}
+		}
+		can := guest.Must(t, "GET", "", "/v3/capabilities")["capabilities"]
+		if fmt.Sprint(hstest.At(can, "m.profile_fields", "allowed"), hstest.At(can, "m.set_displayname", "enabled"), hstest.At(can, "m.set_avatar_url", "enabled"),
+			hstest.At(can, "m.change_password", "enabled")) != "[displayname] true false false" {
+			t.Errorf("capabilities of a guest: %v", can)
+		}
+		// The setting can lose its content too.
+		other := alice.CreateRoom("public_chat")
+		set := alice.State(other, "m.room.guest_access", "", `{"guest_access":"can_join"}`)
+		guest.Must(t, "POST", `{}`, "/v3/rooms/%s/join", other)
+		alice.Must(t, "PUT", `{}`, "/v3/rooms/%s/redact/%s/t1", other, set)
+		if r := alice.Do(t, "GET", "", "/v3/rooms/%s/joined_members", other); hstest.At(mapOf(t, r), "joined", in.UserID) != nil {
+			t.Errorf("a guest stays where guest access was redacted: %s", r.Body)
+		}
 		alice.State(open, "m.room.guest_access", "", `{"guest_access":"forbidden"}`)
 		if r := guest.Do(t, "PUT", `{"msgtype":"m.text","body":"still here"}`, "/v3/rooms/%s/send/m.room.message/u", open); r.Status != 403 {
 			t.Errorf("a guest stays: %d", r.Status)

@@ -428,10 +428,30 @@ func (a *API) leave(w http.ResponseWriter, r *http.Request) error {
 	case !in:
 		return notInRoom()
 	}
+	if err := a.checkLeave(r.Context(), rm, who.UserID); err != nil {
+		return err
+	}
 	if err := a.sendMember(r.Context(), rm, who, who.UserID, memberContent{Membership: "leave", Reason: req.Reason}); err != nil {
 		return err
 	}
 	return web.WriteJSON(w, struct{}{})
+}
+
+// checkLeave refuses to turn down the invitation to the room of the server's notices; who has joined it may leave.
+// Spec: client-server API, "Server Notices", client behaviour.
+func (a *API) checkLeave(ctx context.Context, rm *room.Room, user id.UserID) error {
+	if rm.Membership(user) != room.MembershipInvite {
+		return nil
+	}
+	var notices bool
+	err := a.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
+		notices, err = tx.IsNoticeRoom(user, rm.ID())
+		return err
+	})
+	if err == nil && notices {
+		err = mxerr.New(http.StatusForbidden, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM", "this is where the server tells you things: its invitation cannot be turned down")
+	}
+	return err
 }
 
 type targetRequest struct {

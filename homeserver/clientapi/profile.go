@@ -54,6 +54,9 @@ func (a *API) setProfileField(w http.ResponseWriter, r *http.Request) error {
 	if err := account.CheckFieldName(name); err != nil {
 		return err
 	}
+	if err := guestField(r, name); err != nil {
+		return err
+	}
 	req, err := web.ReadJSON[map[string]jsontext.Value](r)
 	if err != nil {
 		return err
@@ -68,13 +71,25 @@ func (a *API) setProfileField(w http.ResponseWriter, r *http.Request) error {
 	return empty(w)
 }
 
+// guestField lets guests change no field but their display name. Spec: client-server API, "Guest Access", client behaviour.
+func guestField(r *http.Request, name string) error {
+	if web.Requester(r).Guest && name != "displayname" {
+		return mxerr.New(http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN", "guests have a display name alone")
+	}
+	return nil
+}
+
 // deleteProfileField handles DELETE /_matrix/client/v3/profile/{userId}/{keyName}.
 func (a *API) deleteProfileField(w http.ResponseWriter, r *http.Request) error {
 	user, err := ownPath(r)
 	if err != nil {
 		return err
 	}
-	if err := a.Profiles.Delete(r.Context(), user, web.PathParam(r, "keyName")); err != nil {
+	name := web.PathParam(r, "keyName")
+	if err := guestField(r, name); err != nil {
+		return err
+	}
+	if err := a.Profiles.Delete(r.Context(), user, name); err != nil {
 		return err
 	}
 	return empty(w)

@@ -86,7 +86,24 @@ func (a *API) sendDraft(w http.ResponseWriter, r *http.Request, rm *room.Room, d
 	if err != nil {
 		return err
 	}
+	if d.Redacts != "" {
+		if err := a.redacted(r.Context(), rm, d.Redacts); err != nil {
+			return err
+		}
+	}
 	return web.WriteJSON(w, eventIDResponse{eventID})
+}
+
+// redacted does what follows from a state event losing its content.
+func (a *API) redacted(ctx context.Context, rm *room.Room, target id.EventID) error {
+	e, err := a.Rooms.EventByID(ctx, target)
+	if err != nil || e == nil || e.Room != rm.NID() {
+		return err
+	}
+	if _, isState := e.PDU.StateKey(); isState {
+		a.guestsOut(ctx, rm, e.PDU.Type())
+	}
+	return nil
 }
 
 // delayed schedules an event instead of sending it where the request says so (MSC4140), and tells whether it did.

@@ -198,7 +198,7 @@ type joinedMember struct {
 // joinedMembers handles GET /rooms/{roomId}/joined_members.
 func (a *API) joinedMembers(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
-	rm, err := a.memberOf(ctx, id.RoomID(web.PathParam(r, "roomId")), web.Requester(r).UserID)
+	rm, err := a.memberOrService(ctx, id.RoomID(web.PathParam(r, "roomId")), web.Requester(r))
 	if err != nil {
 		return err
 	}
@@ -225,6 +225,25 @@ func (a *API) joinedMembers(w http.ResponseWriter, r *http.Request) error {
 	return web.WriteJSON(w, struct {
 		Joined map[string]joinedMember `json:"joined"`
 	}{joined})
+}
+
+// memberOrService is memberOf for an endpoint that services may ask about every room in which any of their users is.
+// Spec: client-server API, GET /rooms/{roomId}/joined_members.
+func (a *API) memberOrService(ctx context.Context, roomID id.RoomID, who *web.Identity) (*room.Room, error) {
+	rm, err := a.memberOf(ctx, roomID, who.UserID)
+	if err == nil || who.AppService == "" || !mxerr.Is(err, "M_FORBIDDEN") {
+		return rm, err
+	}
+	of, notFound := a.Rooms.Room(ctx, roomID)
+	if notFound != nil {
+		return nil, err
+	}
+	for _, u := range of.Joined() {
+		if a.AppServices.UserAllowed(who.AppService, u) == nil {
+			return of, nil
+		}
+	}
+	return nil, err
 }
 
 type eventIDResponse struct {
@@ -274,7 +293,7 @@ func (a *API) putState(w http.ResponseWriter, r *http.Request) error {
 	if d.Type == typeMember && !wasJoined && rm.Membership(who.UserID) == room.MembershipJoin {
 		a.afterJoin(ctx, rm, who.UserID)
 	}
-	a.guestsOut(ctx, rm, &d)
+	a.guestsOut(ctx, rm, d.Type)
 	return web.WriteJSON(w, eventIDResponse{eventID})
 }
 
@@ -345,6 +364,10 @@ func (a *API) prepareMember(ctx context.Context, rm *room.Room, who *web.Identit
 		content["join_authorised_via_users_server"] = quoted(string(voucher))
 		d.Content, err = json.Marshal(content)
 		return err
+	case "leave":
+		if target == who.UserID {
+			return a.checkLeave(ctx, rm, target)
+		}
 	}
 	return nil
 }

@@ -1,4 +1,5 @@
-// Package notices tells users something in the server's name: each in a room of their own, in which they only read.
+// Package notices tells users something in the server's name: each in a room of their own, in which they only read, and to which
+// they are invited.
 // Spec: client-server API, "Server Notices".
 package notices
 
@@ -29,6 +30,8 @@ type Deps struct {
 	// Service gives the account that the server writes as.
 	Service  func(ctx context.Context) (id.UserID, error)
 	RoomName string // of the rooms; "Server notices" if empty
+	// Join puts users into their rooms at once, in the place of inviting them.
+	Join bool
 }
 
 // Notices writes to users.
@@ -87,7 +90,7 @@ func format(html string) string {
 	return "org.matrix.custom.html"
 }
 
-// Room gives a user's room of notices and who writes in it. The user is in it afterwards, also one who had left.
+// Room gives a user's room of notices and who writes in it. The user is invited to it or in it afterwards, also one who had left.
 func (n *Notices) Room(ctx context.Context, user id.UserID) (id.RoomID, id.UserID, error) {
 	service, err := n.Service(ctx)
 	if err != nil {
@@ -171,21 +174,31 @@ func (n *Notices) alone(user id.UserID) func() {
 	}
 }
 
-// bringBack makes a user who left the room join it again.
+// bringBack opens the room anew to a user who left it.
 func (n *Notices) bringBack(ctx context.Context, rm *room.Room, user, service id.UserID) error {
-	if rm.Membership(user) == room.MembershipJoin {
+	at := rm.Membership(user)
+	if at == room.MembershipJoin || at == room.MembershipInvite && !n.Join {
 		return nil
 	}
 	drafts, err := n.entrance(ctx, user, service)
 	if err != nil {
 		return err
 	}
+	if at == room.MembershipInvite {
+		drafts = drafts[1:]
+	}
 	_, err = n.Rooms.SendAll(ctx, rm.ID(), drafts)
 	return err
 }
 
-// entrance is the invitation of a user and the joining.
+// entrance is the invitation of a user and, where users are put into their rooms, the joining.
+// Spec: client-server API, "Server Notices", server behaviour.
 func (n *Notices) entrance(ctx context.Context, user, service id.UserID) ([]room.Draft, error) {
+	key := string(user)
+	invite := room.Draft{Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"invite"}`), Sender: service}
+	if !n.Join {
+		return []room.Draft{invite}, nil
+	}
 	p, err := n.Profiles.Get(ctx, user)
 	if err != nil {
 		return nil, err
@@ -198,14 +211,10 @@ func (n *Notices) entrance(ctx context.Context, user, service id.UserID) ([]room
 	if err != nil {
 		return nil, err
 	}
-	key := string(user)
-	return []room.Draft{
-		{Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"invite"}`), Sender: service},
-		{Type: "m.room.member", StateKey: &key, Content: join, Sender: user},
-	}, nil
+	return []room.Draft{invite, {Type: "m.room.member", StateKey: &key, Content: join, Sender: user}}, nil
 }
 
-// make makes a room of notices, with its reader in it.
+// make makes a room of notices, with its reader invited or in it.
 func (n *Notices) make(ctx context.Context, user, service id.UserID) (id.RoomID, error) {
 	v, _ := event.LookupVersion(event.DefaultVersion)
 	create, err := json.Marshal(map[string]any{"room_version": v.ID, "m.federate": false}, json.Deterministic(true))
