@@ -590,9 +590,21 @@ func TestOneNamespace(t *testing.T) {
 	each(t, start, func(t *testing.T, hs *hstest.Server) {
 		alice := hs.User("alice")
 		room := alice.CreateRoom("public_chat")
+		members := "/v3/rooms/" + url.PathEscape(string(room)) + "/joined_members"
+		if r := one.as(hs, "").do(t, "GET", members, ""); r.Status != 403 {
+			t.Errorf("members of a room without a user of the service: %d %s", r.Status, r.Body)
+		}
 		one.register(t, hs, "both_ann").must(t, "POST", "/v3/join/"+url.PathEscape(string(room)), "{}")
+		if m := one.as(hs, "").must(t, "GET", members, ""); hstest.At(m, "joined", "@both_ann:test") == nil {
+			t.Errorf("the service's bot reads the members %v", m)
+		}
 		alice.Text(room, "to both")
-		two.as(hs, "@both_ann:test").must(t, "PUT", "/v3/rooms/"+url.PathEscape(string(room))+"/send/m.room.message/1", `{"msgtype":"m.text","body":"from the other"}`)
+		send := func() any {
+			return two.as(hs, "@both_ann:test").must(t, "PUT", "/v3/rooms/"+url.PathEscape(string(room))+"/send/m.room.message/1", `{"msgtype":"m.text","body":"from the other"}`)["event_id"]
+		}
+		if first, again := send(), send(); first != again {
+			t.Errorf("a request that a service repeats sends %v and %v", first, again)
+		}
 		one.awaitBodies(t, "to both", "from the other")
 		two.awaitBodies(t, "to both", "from the other")
 	})

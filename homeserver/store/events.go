@@ -117,7 +117,7 @@ func (tx *Tx) Stand(rooms, txnKeys []int64) (map[int64]*Room, []TxnHit, error) {
 	}
 	var hits []TxnHit
 	err := tx.Each(`SELECT 0, nid, state_version, last_pos, depth, extremities, '', '', '' FROM rooms WHERE nid IN @int($1)
-		UNION ALL SELECT txn_key, nid, room, 0, 0, NULL, event_id, device, txn FROM events WHERE txn_key IN @int($2)`, []any{rooms, txnKeys}, func(r *Row) error {
+		UNION ALL SELECT txn_key, nid, room, 0, 0, NULL, event_id, coalesce(device, ''), txn FROM events WHERE txn_key IN @int($2)`, []any{rooms, txnKeys}, func(r *Row) error {
 		m, h := &Room{}, TxnHit{}
 		if err := r.Scan(&h.TxnKey, &m.NID, &m.StateVersion, &m.LastPos, &m.Depth, &m.Extremities, &h.EventID, &h.Device, &h.ID); err != nil {
 			return err
