@@ -3,6 +3,7 @@ package homeserver
 import (
 	"context"
 
+	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/clientapi"
 	"github.com/moothall/moothall/homeserver/web"
 	"github.com/moothall/moothall/sso"
@@ -14,6 +15,7 @@ func (s *Server) newSSO() (*sso.SSO, error) {
 	return sso.New(sso.Deps{
 		Store: s.store, Accounts: s.accounts, Profiles: s.profiles, Logger: s.log, Kit: s.kit, Limits: s.limits,
 		ServerName: c.ServerName, PublicURL: c.PublicURL, Providers: s.providers, Factors: s.factors, Audit: s.accounts.Audit,
+		Passable: func(u account.UIA, stage string) bool { return s.client.Passable(u, stage) },
 		Config: sso.Config{
 			PasswordLogin: c.SSO.PasswordLogin, RedirectsAllowed: c.SSO.RedirectsAllowed, IdleTimeout: c.SSO.Browser.IdleTimeout.Std(),
 			Lifetime: c.SSO.Browser.Lifetime.Std(), BindAddress: c.SSO.Browser.BindAddress, OAuth: c.OAuth.Enabled,

@@ -41,8 +41,11 @@ var operationKinds = []struct{ prefix, text string }{
 	{OperationCrossSigning, "approve_reset"},
 	{"delete device", "approve_devices"},
 	{"deactivate", "approve_deactivate"},
-	{"change the password", "approve_password"},
+	{"change password", "approve_password"},
 	{"get a login token", "approve_token"},
+	{"add the address", "approve_address"},
+	{"register", "approve_register"},
+	{OperationResetPassword, "approve_reset_password"},
 }
 
 func operationKind(operation string) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
@@ -221,13 +222,19 @@ func (s *SSO) loginFallback(w http.ResponseWriter, r *http.Request) error {
 // Spec: client-server API, "Fallback".
 func (s *SSO) authFallback(w http.ResponseWriter, r *http.Request) error {
 	stage, session := web.PathParam(r, "authType"), web.QueryString(r, "session")
+	ours := slices.Contains(stages, stage)
 	switch stage {
 	case StageSSO, StageOAuth, StageCrossSigningReset:
 	default:
-		return mxerr.New(http.StatusNotFound, "M_UNRECOGNIZED", "there is no page for this authentication type")
+		if !ours {
+			return mxerr.New(http.StatusNotFound, "M_UNRECOGNIZED", "there is no page for this authentication type")
+		}
 	}
 	if session == "" {
 		return mxerr.MissingParam("query parameter 'session' is required")
+	}
+	if ours {
+		return s.showStage(w, r, session, stage)
 	}
 	return found(w, approvalPath(session, stage))
 }
@@ -236,8 +243,11 @@ func approvalPath(session, stage string) string {
 	return pathApprove + "?" + url.Values{"session": {session}, "stage": {stage}}.Encode()
 }
 
-// OperationCrossSigning is what package clientapi calls the upload of cross-signing keys.
-const OperationCrossSigning = "upload cross-signing keys"
+// Operations by their names in package clientapi.
+const (
+	OperationCrossSigning  = "upload cross-signing keys"
+	OperationResetPassword = "reset password"
+)
 
 // LegacyRefresh refuses refresh tokens that OAuth 2.0 gave at POST /refresh: what is exchanged there is not remembered as
 // spent, and no client has to say which it is. Errors: M_UNKNOWN_TOKEN.

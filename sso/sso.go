@@ -43,6 +43,9 @@ type Deps struct {
 	Providers *upstream.Providers // nil: there are no identity providers
 	Factors   *factor.Factors     // nil: there are no second factors
 	Audit     *audit.Log
+
+	// Passable tells whether a stage is one that the client API waits for in an authentication under way; nil: none is.
+	Passable func(u account.UIA, stage string) bool
 }
 
 // Config is how people sign in.
@@ -116,7 +119,7 @@ const (
 func (s *SSO) Routes() []web.Route {
 	var all []web.Route
 	for _, t := range [][]web.Route{
-		s.signInRoutes(), s.expiredRoutes(), s.registerRoutes(), s.recoverRoutes(), s.accountRoutes(), s.sessionRoutes(), s.approveRoutes(), s.legacyRoutes(),
+		s.signInRoutes(), s.expiredRoutes(), s.registerRoutes(), s.recoverRoutes(), s.accountRoutes(), s.sessionRoutes(), s.approveRoutes(), s.legacyRoutes(), s.stageRoutes(),
 		s.upstreamRoutes(), s.factorRoutes(),
 	} {
 		all = append(all, t...)

@@ -77,9 +77,12 @@ func (a *API) changePassword(w http.ResponseWriter, r *http.Request) error {
 	return web.WriteJSON(w, struct{}{})
 }
 
+// resetFlows is how somebody who cannot sign in proves to be the owner of an account.
+var resetFlows = []uiaFlow{{Stages: []string{account.StageEmail}}}
+
 // resetPassword is POST /account/password of somebody who cannot sign in, but reads the mail of the account's address.
 func (a *API) resetPassword(w http.ResponseWriter, r *http.Request, req passwordRequest) error {
-	flows := []uiaFlow{{Stages: []string{account.StageEmail}}}
+	flows := resetFlows
 	approval, err := a.interact(r, req.Auth, operationResetPassword, "", flows)
 	if err != nil {
 		return err

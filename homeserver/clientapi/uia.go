@@ -250,6 +250,18 @@ func isNextStage(flows []uiaFlow, completed []string, stage string) bool {
 	})
 }
 
+// Passable tells whether a stage of an authentication can be passed now on a page of the server's own, as the client would pass
+// it here. Spec: client-server API, "Fallback".
+func (a *API) Passable(s account.UIA, stage string) bool {
+	switch {
+	case s.Operation == operationRegister:
+		return isNextStage(a.registrationFlows(), s.Completed, stage)
+	case s.Operation == operationResetPassword:
+		return isNextStage(resetFlows, s.Completed, stage)
+	}
+	return s.User != "" && isNextStage(passwordFlow, s.Completed, stage)
+}
+
 func isComplete(flows []uiaFlow, completed []string) bool {
 	return slices.ContainsFunc(flows, func(f uiaFlow) bool { return slices.Equal(f.Stages, completed) })
 }
