@@ -87,7 +87,7 @@ func TestBackup(t *testing.T) {
 
 		target := store.Config{DataDir: filepath.Join(t.TempDir(), "data")}
 		if db.URL != "" {
-			target.URL = storetest.Postgres(t)
+			target.URL = storetest.EmptyPostgres(t)
 		}
 		to := settings(target)
 		if err := homeserver.Restore(t.Context(), to, log, dir); err != nil {

@@ -88,6 +88,9 @@ func StartWith(t testing.TB, c homeserver.Config) *Server {
 	if err != nil {
 		t.Fatalf("load the specification: %v", err)
 	}
+	if c.Database.URL == "" {
+		storetest.Furnish(t, c.DataDir)
+	}
 	log := &logWatch{t: t}
 	ctx, cancel := context.WithCancel(context.Background())
 	srv, err := homeserver.New(ctx, c, slog.New(log))

@@ -54,7 +54,7 @@ func TestBackupUnderWrites(t *testing.T) {
 		}
 		target := store.Config{DataDir: t.TempDir()}
 		if !s.SQLite() {
-			target.URL = storetest.Postgres(t)
+			target.URL = storetest.EmptyPostgres(t)
 		}
 		if err := store.Restore(t.Context(), target, dir, info); err != nil {
 			t.Fatal(err)

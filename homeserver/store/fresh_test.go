@@ -48,7 +48,7 @@ func TestNewDatabase(t *testing.T) {
 		slices.Sort(out)
 		return out
 	}
-	inOrder := storetest.Postgres(t)
+	inOrder := storetest.EmptyPostgres(t)
 	if err := store.MakeInOrder(ctx, store.Config{URL: inOrder}); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestNewDatabase(t *testing.T) {
 		t.Fatalf("only %d lines describe the schema", len(want))
 	}
 	for _, name := range []string{"at once", "after an end in the middle"} {
-		url := storetest.Postgres(t)
+		url := storetest.EmptyPostgres(t)
 		if name != "at once" {
 			if err := store.MakeOtherHalf(ctx, store.Config{URL: url}); err != nil {
 				t.Fatal(err)

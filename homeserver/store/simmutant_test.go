@@ -51,7 +51,7 @@ func TestSimulationCatchesMutants(t *testing.T) {
 				}
 			}
 			cmd := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-overlay", overlay, "-timeout", "120s", "-failfast", "-run", "^TestSimulation$", ".")
-			cmd.Env = append(os.Environ(), "SIM_SEEDS=100", "SIM_SEED=")
+			cmd.Env = append(os.Environ(), "SIM_SEEDS=100", "SIM_SEED=", "CGO_ENABLED=0")
 			out, err := cmd.CombinedOutput()
 			if err == nil {
 				t.Error("the simulation did not notice")

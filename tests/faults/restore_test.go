@@ -40,7 +40,7 @@ func TestRestore(t *testing.T) {
 
 		database := ""
 		if databaseURL != "" {
-			database = storetest.Postgres(t)
+			database = storetest.EmptyPostgres(t)
 		}
 		restored := newNode(t, nodeConfig{name: "after", databaseURL: database})
 		began = time.Now()
