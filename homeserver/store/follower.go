@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -108,7 +109,14 @@ func (f *follower) idle(ctx context.Context) error {
 	}
 	wctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	if f.s.WaitApplied(wctx, f.pos+1) == nil || ctx.Err() != nil || f.pos == f.saved {
+	err := f.s.WaitApplied(wctx, f.pos+1)
+	if errors.Is(err, errNotFollowed) {
+		select { // it comes back, or this process ends
+		case <-ctx.Done():
+		case <-time.After(followerPace):
+		}
+	}
+	if err == nil || ctx.Err() != nil || f.pos == f.saved {
 		return nil
 	}
 	return f.save(ctx)

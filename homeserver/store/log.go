@@ -193,6 +193,10 @@ func (s *Store) WaitApplied(ctx context.Context, pos int64) error {
 			s.mu.Unlock()
 			return errors.Join(errNotFollowed, err)
 		}
+		if s.ended {
+			s.mu.Unlock()
+			return errNotFollowed
+		}
 		ch := s.changed
 		s.mu.Unlock()
 		select {
@@ -247,6 +251,7 @@ func (s *Store) deliver(entries []Entry) {
 	defer s.mu.Unlock()
 	first, last := entries[0].Pos, entries[len(entries)-1].Pos
 	switch {
+	case s.ended: // what others wrote before is not in memory and will not be: nobody may be told that it is
 	case !s.follows:
 		s.moveTo(max(s.applied, last))
 	case last <= s.applied: // the tailer was quicker
@@ -361,7 +366,7 @@ func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func
 			s.wakers = append(s.wakers, l.Wake)
 		}
 	}
-	s.follows, s.from = true, s.applied
+	s.follows, s.ended, s.from = true, false, s.applied
 	select {
 	case <-s.started:
 	default:
@@ -372,7 +377,8 @@ func (s *Store) Follow(ctx context.Context, listeners []Listener, broadcast func
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		s.follows, s.hydrate, s.apply, s.wakers, s.toWake = false, nil, nil, nil, nil
+		s.follows, s.ended = false, true
+		s.hydrate, s.apply, s.wakers, s.toWake = nil, nil, nil, nil
 		if n := len(s.pending); n > 0 {
 			s.log.Warn("the log's follower ends while entries wait", "transactions", n)
 		}

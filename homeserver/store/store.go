@@ -49,6 +49,7 @@ type Store struct {
 	toWake     [][]Entry            // applied, not given to wakers yet
 	wakeKick   chan struct{}        // something is in toWake
 	follows    bool                 // Follow runs
+	ended      bool                 // it ran, and ended
 	from       int64                // what was applied when it began
 	started    chan struct{}        // closed when Follow has begun
 	onCast     func(string, string) // broadcasts received
