@@ -214,6 +214,43 @@ func TestUnreadOfLongRoom(t *testing.T) {
 	})
 }
 
+// TestReadInTheMiddle reads a long room bit by bit: what is left is counted exactly, however old it is.
+func TestReadInTheMiddle(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		alice, bob := n.client("alice", "A"), n.client("bob", "B")
+		r := alice.room(bob)
+		var sent []id.EventID
+		for i := range 300 {
+			sent = append(sent, bob.text(r, fmt.Sprint(i)))
+		}
+		count := func() any {
+			return at(joined(alice.sync("full_state", "true"), r), "unread_notifications", "notification_count")
+		}
+		left := 300.0
+		check := func(what string) {
+			t.Helper()
+			if got := count(); got != left {
+				t.Errorf("%s: %v unread, want %v", what, got, left)
+			}
+		}
+		check("all")
+		bob.send(r, "m.room.redaction", fmt.Sprintf(`{"redacts":%q}`, sent[70]))
+		left--
+		check("one of the old is redacted")
+		for _, upto := range []int{4, 40, 41, 150, 291} {
+			alice.receipt(r, "m.read", sent[upto], "")
+			left = float64(299 - upto)
+			if upto < 70 {
+				left--
+			}
+			check(fmt.Sprint("read up to ", upto))
+		}
+		bob.text(r, "one more")
+		left++
+		check("one more")
+	})
+}
+
 // TestManyReceipts lets everyone read at once: all are answered, come under few positions, and wake others at most
 // twice a second.
 func TestManyReceipts(t *testing.T) {

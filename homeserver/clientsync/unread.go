@@ -1,10 +1,7 @@
 package clientsync
 
 import (
-	"cmp"
 	"context"
-	"encoding/binary"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -28,6 +25,10 @@ const (
 // Counts are a user's unread notifications in a room or a thread.
 type Counts struct{ Notifications, Highlights int64 }
 
+func (c Counts) plus(d Counts) Counts {
+	return Counts{c.Notifications + d.Notifications, c.Highlights + d.Highlights}
+}
+
 // Unread is what a user has not read of a room.
 type Unread struct {
 	Main    Counts            // the main timeline
@@ -38,8 +39,7 @@ type Unread struct {
 func (u Unread) Total() Counts {
 	sum := u.Main
 	for _, c := range u.Threads {
-		sum.Notifications += c.Notifications
-		sum.Highlights += c.Highlights
+		sum = sum.plus(c)
 	}
 	return sum
 }
@@ -57,21 +57,6 @@ type unreadCounts struct {
 type unreadKey struct {
 	user id.UserID
 	room int64
-}
-
-// unreadMemo holds the unread events that notify, up to a place in the timeline.
-type unreadMemo struct {
-	mu    sync.Mutex
-	upto  int64 // ord up to which events were looked at; 0: nothing was
-	items []unreadItem
-	work  int // events read from the database since the memo was saved
-	bytes uint32
-}
-
-type unreadItem struct {
-	ord, nid  int64
-	thread    string
-	highlight bool
 }
 
 func newUnreadCounts(s *Sync) *unreadCounts {
@@ -107,9 +92,8 @@ func (u *unreadCounts) prepare(ctx context.Context, user id.UserID, nids []int64
 	for _, nid := range missing {
 		m := &unreadMemo{}
 		if i := slices.IndexFunc(saved, func(x store.Unread) bool { return x.Room == nid }); i >= 0 {
-			if items, err := decodeUnread(saved[i].Counted); err == nil { // a damaged row is counted again
-				m.upto, m.items = saved[i].Ord, items
-				m.bytes = uint32(64 * len(items))
+			if err := m.decode(saved[i].Counted); err == nil { // a damaged row is counted again
+				m.upto, m.bytes = saved[i].Ord, m.size()
 			}
 		}
 		u.memos.SetIfAbsent(unreadKey{user, nid}, m)
@@ -148,7 +132,8 @@ func (u *unreadCounts) count(ctx context.Context, user id.UserID, ur *room.UserR
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.items = slices.DeleteFunc(m.items, func(x unreadItem) bool { return x.ord <= read.thread(x.thread) })
+	m.seen(&read)
+	c := scan{u: u, user: user, ur: ur, read: &read, ignored: ignored, memo: m}
 	if m.upto < upto {
 		from := max(m.upto, read.all)
 		if from < ur.Pos {
@@ -158,28 +143,29 @@ func (u *unreadCounts) count(ctx context.Context, user id.UserID, ur *room.UserR
 				return Unread{}, err
 			}
 			if joined > from {
-				from, m.items = joined, nil
+				from = joined
+				m.forget()
 			}
 		}
 		if from < upto {
-			c := scan{u: u, user: user, ur: ur, read: &read, ignored: ignored, memo: m}
 			if err := c.run(ctx, from, upto); err != nil {
+				m.items = slices.DeleteFunc(m.items, func(x unreadItem) bool { return x.ord > m.upto }) // they are looked at again
 				return Unread{}, err
 			}
-			if len(m.items) > unreadMost {
-				slices.SortFunc(m.items, func(a, b unreadItem) int { return cmp.Compare(b.ord, a.ord) })
-				m.items = slices.Clone(m.items[:unreadMost])
-			}
+			m.settle()
 		}
 		m.upto = upto
-		u.note(key, m)
 	}
+	if err := c.again(ctx); err != nil {
+		return Unread{}, err
+	}
+	u.note(key, m)
 	return m.sum(), nil
 }
 
 // note keeps the cache's idea of a memo's size, and remembers memos that are worth saving.
 func (u *unreadCounts) note(key unreadKey, m *unreadMemo) {
-	if n := uint32(64 * len(m.items)); n > 2*m.bytes+1024 || n < m.bytes/2 {
+	if n := m.size(); n > 2*m.bytes+1024 || n < m.bytes/2 {
 		m.bytes = n
 		u.memos.Set(key, m)
 	}
@@ -189,30 +175,6 @@ func (u *unreadCounts) note(key unreadKey, m *unreadMemo) {
 		u.dirty[key] = m
 		u.mu.Unlock()
 	}
-}
-
-func (m *unreadMemo) sum() Unread {
-	var out Unread
-	add := func(c *Counts, x *unreadItem) {
-		c.Notifications++
-		if x.highlight {
-			c.Highlights++
-		}
-	}
-	for i := range m.items {
-		x := &m.items[i]
-		if x.thread == "" {
-			add(&out.Main, x)
-			continue
-		}
-		if out.Threads == nil {
-			out.Threads = make(map[string]Counts)
-		}
-		c := out.Threads[x.thread]
-		add(&c, x)
-		out.Threads[x.thread] = c
-	}
-	return out
 }
 
 // joinedAt is the place in the timeline at which the user came into the room.
@@ -253,7 +215,7 @@ type scan struct {
 
 // run adds the events with from < ord <= upto.
 func (c *scan) run(ctx context.Context, from, upto int64) error {
-	c.counted = len(c.memo.items) > 0
+	c.counted = !c.memo.empty()
 	page, err := c.u.s.d.Rooms.Timeline(ctx, c.ur.Room, room.TimelineQuery{From: upto + 1, To: from, Backwards: true, Limit: unreadInMemory})
 	if err != nil {
 		return err
@@ -275,6 +237,27 @@ func (c *scan) run(ctx context.Context, from, upto int64) error {
 		return nil
 	}
 	return c.stored(ctx, from, page.End)
+}
+
+// again counts sums that do not hold any more.
+func (c *scan) again(ctx context.Context) error {
+	for i := range c.memo.older {
+		x := &c.memo.older[i]
+		if !x.stale {
+			continue
+		}
+		first, last, _ := x.span()
+		part := *c
+		part.memo, part.counted = &unreadMemo{}, false
+		if err := part.stored(ctx, first-1, last+1); err != nil {
+			return err
+		}
+		c.rules = part.rules
+		c.memo.work += part.memo.work
+		*x = sumOf(part.memo.items)
+	}
+	c.memo.tidy()
+	return nil
 }
 
 // stored scans what is too old for the room's memory.
@@ -345,7 +328,7 @@ func (c *scan) redact(ctx context.Context, target id.EventID) error {
 	if err != nil || e == nil || e.RedactedBy == 0 {
 		return err
 	}
-	c.memo.items = slices.DeleteFunc(c.memo.items, func(x unreadItem) bool { return x.nid == e.NID })
+	c.memo.redacted(e.NID, e.Ord)
 	return nil
 }
 
@@ -422,7 +405,7 @@ func (u *unreadCounts) save(ctx context.Context) {
 	rows := make([]store.Unread, 0, len(dirty))
 	for k, m := range dirty {
 		m.mu.Lock()
-		rows = append(rows, store.Unread{User: string(k.user), Room: k.room, Ord: m.upto, Counted: encodeUnread(m.items)})
+		rows = append(rows, store.Unread{User: string(k.user), Room: k.room, Ord: m.upto, Counted: m.encode()})
 		m.mu.Unlock()
 	}
 	for chunk := range slices.Chunk(rows, 100) {
@@ -431,52 +414,6 @@ func (u *unreadCounts) save(ctx context.Context) {
 			return
 		}
 	}
-}
-
-const unreadForm = 1 // of the stored bytes
-
-func encodeUnread(items []unreadItem) []byte {
-	b := []byte{unreadForm}
-	for i := range items {
-		x := &items[i]
-		b = binary.AppendVarint(b, x.ord)
-		b = binary.AppendVarint(b, x.nid)
-		n := uint64(len(x.thread)) << 1
-		if x.highlight {
-			n |= 1
-		}
-		b = binary.AppendUvarint(b, n)
-		b = append(b, x.thread...)
-	}
-	return b
-}
-
-var errUnread = errors.New("stored unread counts are damaged")
-
-func decodeUnread(b []byte) ([]unreadItem, error) {
-	if len(b) == 0 || b[0] != unreadForm {
-		return nil, errUnread
-	}
-	b = b[1:]
-	var out []unreadItem
-	for len(b) > 0 {
-		var x unreadItem
-		for _, dest := range []*int64{&x.ord, &x.nid} {
-			v, n := binary.Varint(b)
-			if n <= 0 {
-				return nil, errUnread
-			}
-			*dest, b = v, b[n:]
-		}
-		v, n := binary.Uvarint(b)
-		if n <= 0 || v>>1 > uint64(len(b)-n) {
-			return nil, errUnread
-		}
-		x.highlight = v&1 == 1
-		x.thread, b = string(b[n:n+int(v>>1)]), b[n+int(v>>1):]
-		out = append(out, x)
-	}
-	return out, nil
 }
 
 // Unread gives what a user has not read of a room; nothing where the user is not joined.
@@ -536,9 +473,7 @@ func (s *Sync) UnreadTotal(ctx context.Context, user id.UserID) (Counts, error) 
 		if err != nil {
 			return Counts{}, err
 		}
-		t := x.Total()
-		sum.Notifications += t.Notifications
-		sum.Highlights += t.Highlights
+		sum = sum.plus(x.Total())
 	}
 	return sum, nil
 }
