@@ -40,7 +40,9 @@ func TestWALStaysShort(t *testing.T) {
 	const n = 1600 // 160 MB
 	for i := range n {
 		began := time.Now()
-		write(func(tx *Tx) (int64, error) { return tx.Exec("INSERT INTO t (x) VALUES (?)", bytes.Repeat([]byte{byte(i)}, 100_000)) })
+		write(func(tx *Tx) (int64, error) {
+			return tx.Exec("INSERT INTO t (x) VALUES (?)", bytes.Repeat([]byte{byte(i)}, 100_000))
+		})
 		longest = max(longest, time.Since(began))
 		size, _, err := b.wal()
 		if err != nil {
