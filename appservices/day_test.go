@@ -52,6 +52,23 @@ func (n *night) RoundTrip(r *http.Request) (*http.Response, error) {
 // within five minutes of its return.
 func TestADayAway(t *testing.T) {
 	db := storetest.Open(t, store.Config{DataDir: t.TempDir()})
+	// What packs stored texts is made when it is used first, and would belong to the bubble else.
+	err := db.Write(t.Context(), func(tx *store.Tx) error {
+		if err := tx.AddServices([]string{"other"}); err != nil {
+			return err
+		}
+		if err := tx.AppendService("other", []store.ServiceTxn{{Service: "other", Body: bytes.Repeat([]byte("x"), 4096)}}); err != nil {
+			return err
+		}
+		list, err := tx.ServiceTxns("other", 1)
+		if len(list) != 1 {
+			t.Errorf("%d transactions", len(list))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	synctest.Test(t, func(t *testing.T) {
 		const id = "away"
 		begin := time.Now()

@@ -157,6 +157,9 @@ func (s *Server) buildParts() error {
 	}
 	s.rtc = rtc.New(rtc.Deps{
 		Store: s.store, Accounts: s.accounts, Rooms: s.rooms, Logger: s.log, ServerName: s.cfg.ServerName, PublicURL: s.cfg.PublicURL, Config: rtcConfig,
+		Sent: func(ctx context.Context, roomID id.RoomID, eventType string) {
+			s.client.EventSent(ctx, roomID, eventType)
+		},
 	})
 	if s.search, err = s.buildSearch(); err != nil {
 		return err

@@ -54,6 +54,19 @@ func (a *API) guestOf(ctx context.Context, req registerRequest) (id.UserID, erro
 	return who.UserID, nil
 }
 
+// EventSent does what follows from an event that another part of the server sent for a user.
+func (a *API) EventSent(ctx context.Context, roomID id.RoomID, eventType string) {
+	if eventType != typeGuestAccess {
+		return
+	}
+	rm, err := a.Rooms.Room(ctx, roomID)
+	if err != nil {
+		a.Logger.Error("guests stay in a room that lets none in", "room_id", roomID, "error", err)
+		return
+	}
+	a.guestsOut(ctx, rm, eventType)
+}
+
 // guestsOut makes the guests leave a room that does not let guests in any more, after a state event of that type was sent or
 // redacted.
 // Spec: client-server API, "Guest Access", server behaviour.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
+	"github.com/moothall/moothall/homeserver/testkit"
 )
 
 func TestGuests(t *testing.T) {
@@ -54,6 +55,14 @@ func TestGuests(t *testing.T) {
 		if r := alice.Do(t, "GET", "", "/v3/rooms/%s/joined_members", other); hstest.At(mapOf(t, r), "joined", in.UserID) != nil {
 			t.Errorf("a guest stays where guest access was redacted: %s", r.Body)
 		}
+		// It can end by itself, by a delayed event.
+		later := alice.CreateRoomWith(`{"preset":"public_chat","initial_state":[{"type":"m.room.guest_access","state_key":"","content":{"guest_access":"can_join"}}]}`)
+		guest.Must(t, "POST", `{}`, "/v3/rooms/%s/join", later)
+		alice.Must(t, "PUT", `{"guest_access":"forbidden"}`, "/v3/rooms/%s/state/m.room.guest_access/?org.matrix.msc4140.delay=50", later)
+		testkit.Eventually(t, "the guest to be out by a delayed event", func() bool {
+			r := alice.Do(t, "GET", "", "/v3/rooms/%s/joined_members", later)
+			return hstest.At(mapOf(t, r), "joined", in.UserID) == nil
+		})
 		alice.State(open, "m.room.guest_access", "", `{"guest_access":"forbidden"}`)
 		if r := guest.Do(t, "PUT", `{"msgtype":"m.text","body":"still here"}`, "/v3/rooms/%s/send/m.room.message/u", open); r.Status != 403 {
 			t.Errorf("a guest stays: %d", r.Status)

@@ -50,6 +50,8 @@ type Deps struct {
 	PublicURL  string
 	Config     Config
 	Now        func() time.Time // nil: time.Now
+	// Sent is told of each event that was sent, after the fact; nil: nobody is.
+	Sent func(ctx context.Context, roomID id.RoomID, eventType string)
 }
 
 // RTC holds the handlers and sends what is due.
@@ -224,6 +226,8 @@ func (s *RTC) send(ctx context.Context, d store.DelayedEvent, reason string) err
 			if d.Error, err = json.Marshal(map[string]string{"errcode": refused.Code, "error": refused.Message}); err != nil {
 				return err
 			}
+		case s.Sent != nil:
+			s.Sent(ctx, d.Room, d.Type)
 		}
 	}
 	return s.Store.Write(ctx, func(tx *store.Tx) error { _, err := tx.FinishDelayedEvent(d); return err })
