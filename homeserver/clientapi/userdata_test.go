@@ -397,7 +397,7 @@ func TestAccountDataEndpoints(t *testing.T) {
 		s.expect(t, "GET", user+"/rooms/nonsense/tags", alice, "", 400, "M_INVALID_PARAM")
 
 		filters := user + "/filter"
-		got := s.expect(t, "POST", filters, alice, `{"room":{"timeline":{"limit":10}},"event_format":"client"}`, 200, "")
+		got = s.expect(t, "POST", filters, alice, `{"room":{"timeline":{"limit":10}},"event_format":"client"}`, 200, "")
 		if got := s.expect(t, "GET", filters+"/"+got.str("filter_id"), alice, "", 200, ""); got.get("room.timeline.limit").Int() != 10 {
 			t.Error(got.body)
 		}
