@@ -87,6 +87,9 @@ func BenchmarkSliding5000Rooms(b *testing.B) {
 			(&slide{client: alice}).next(elementX)
 		}
 	})
+	n.stop() // the last one ended with its benchmark
+	n = start(b, cfg)
+	alice, bob = alice.on(n), bob.on(n)
 	b.Run("initial", func(b *testing.B) { alice.slideOn(b, "", elementX) })
 	s := &slide{client: alice}
 	s.next(elementX)
