@@ -2,12 +2,14 @@ package console_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"html"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -63,11 +65,22 @@ func open(t *testing.T, hs *hstest.Server, c *hstest.Client, id string) *http.Re
 	}
 	r.Header.Set("Authorization", "Bearer "+c.Token)
 	r.Header.Set("X-Moothall-Reason", "Case 5/2026")
-	resp, err := http.DefaultClient.Do(r)
+	// The system lets buffers grow to the size of a whole export; these do not.
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if err == nil {
+			err = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+		}
+		return conn, err
+	}}}
+	resp, err := client.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = resp.Body.Close() })
+	t.Cleanup(func() {
+		_ = resp.Body.Close()
+		client.CloseIdleConnections()
+	})
 	return resp
 }
 

@@ -18,11 +18,17 @@ import (
 	"github.com/moothall/moothall/homeserver/testkit"
 )
 
-// TestClusterRestart has an Elasticsearch of its own: its process is killed while people talk and started again on what it has
-// on disk; then it is stopped, wiped and started again.
+// TestClusterRestart has a cluster of its own: its process is killed while people talk and started again on what it has on disk;
+// then it is stopped, wiped and started again.
 func TestClusterRestart(t *testing.T) {
-	cluster(t, "elasticsearch") // where there is one, another can be started
-	dir, err := os.MkdirTemp("", "moothall-elasticsearch-")
+	for _, x := range []struct{ engine, data string }{{"elasticsearch", "data"}, {"opensearch", "base"}} {
+		t.Run(x.engine, func(t *testing.T) { restarted(t, x.engine, x.data) })
+	}
+}
+
+func restarted(t *testing.T, engine, data string) {
+	cluster(t, engine) // where there is one, another can be started
+	dir, err := os.MkdirTemp("", "moothall-"+engine+"-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,8 +37,8 @@ func TestClusterRestart(t *testing.T) {
 	}
 	script := func(command, port string) string {
 		t.Helper()
-		c := exec.Command("../scripts/partners/elasticsearch", command, dir)
-		c.Env = append(os.Environ(), "ELASTICSEARCH_PORT="+port, "ES_JAVA_OPTS=-Xms256m -Xmx256m -XX:TieredStopAtLevel=1")
+		c := exec.Command("../scripts/partners/"+engine, command, dir)
+		c.Env = append(os.Environ(), strings.ToUpper(engine)+"_PORT="+port, "ES_JAVA_OPTS=-Xms256m -Xmx256m -XX:TieredStopAtLevel=1")
 		var problem bytes.Buffer
 		c.Stderr = &problem
 		out, err := c.Output()
@@ -93,7 +99,7 @@ func TestClusterRestart(t *testing.T) {
 	testkit.Eventually(t, "what was said before and meanwhile is found after the cluster was killed", all)
 
 	script("stop", "")
-	if err := os.RemoveAll(filepath.Join(dir, "data")); err != nil {
+	if err := os.RemoveAll(filepath.Join(dir, data)); err != nil {
 		t.Fatal(err)
 	}
 	say(5)

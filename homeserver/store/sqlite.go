@@ -67,8 +67,10 @@ func openSQLite(ctx context.Context, dir string, log *slog.Logger) (*sqliteBacke
 		"PRAGMA wal_autocheckpoint = 0", // checkpoints run beside the commits, see Checkpoint
 		"PRAGMA foreign_keys = ON",
 		"PRAGMA journal_size_limit = 67108864",
+		"BEGIN IMMEDIATE", // a command that opens the database at the same time waits
 		"CREATE TABLE IF NOT EXISTS write_check (id INTEGER PRIMARY KEY)",
 		"DROP TABLE write_check",
+		"COMMIT",
 	} {
 		if err := sqliteRun(w, pragma); err != nil {
 			return nil, errors.Join(fmt.Errorf("cannot write to %s: %w", path, err), b.close())
