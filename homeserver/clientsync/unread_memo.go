@@ -230,8 +230,8 @@ type unreadReader struct {
 
 func (r *unreadReader) fail() { r.b, r.err = nil, errUnread }
 
-func (r *unreadReader) int() int64 {
-	v, n := binary.Varint(r.b)
+func unreadNumber[T int64 | uint64](r *unreadReader, decode func([]byte) (T, int)) T {
+	v, n := decode(r.b)
 	if n <= 0 {
 		r.fail()
 		return 0
@@ -240,15 +240,9 @@ func (r *unreadReader) int() int64 {
 	return v
 }
 
-func (r *unreadReader) uint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 {
-		r.fail()
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
+func (r *unreadReader) int() int64 { return unreadNumber(r, binary.Varint) }
+
+func (r *unreadReader) uint() uint64 { return unreadNumber(r, binary.Uvarint) }
 
 // count is a number of things that take at least a byte each.
 func (r *unreadReader) count() int {

@@ -339,8 +339,8 @@ const (
 // meanwhile, so that the WAL would never begin anew: when it is long, the little that is left is moved while writers wait.
 func (b *sqliteBackend) checkpoint(ctx context.Context) error {
 	size, left, err := b.wal()
-	if err != nil || left < walStep && size < walLong {
-		return err
+	if err != nil || left < walStep && size < walLong || left == 0 && size < walMost {
+		return err // where all is moved, the next writer begins the WAL anew by itself
 	}
 	c, err := openSQLiteConn(b.path, sqlite.OpenReadWrite)
 	if err != nil {
