@@ -63,6 +63,7 @@ type presenceUser struct {
 	remote     map[string]remotePresence // by process
 	lastActive time.Time
 	status     string
+	statusAt   int64        // milliseconds since 1970 of the status message's setting; 0 where that is not known; the latest holds
 	shown      presenceView // what was published last
 	toldAt     time.Time    // when the other processes were told last that the user is here; zero when they believe he is not
 	feed       *presenceFeed
@@ -176,7 +177,8 @@ func (p *presence) set(u id.UserID, d id.DeviceID, state presenceState, status *
 		x.lastActive = p.now()
 	}
 	if status != nil {
-		x.status = *status
+		// later than what it replaces, whatever the clock of the process where that was set
+		x.status, x.statusAt = *status, max(p.now().UnixMilli(), x.statusAt+1)
 	}
 	p.note(u, x)
 }

@@ -14,6 +14,7 @@ type presenceCast struct {
 	State  string    `json:"p"`
 	Active int64     `json:"a"` // milliseconds since the last activity
 	Status string    `json:"m,omitempty"`
+	Set    int64     `json:"s,omitempty"` // milliseconds since 1970 of the status message's setting
 }
 
 type presenceCasts struct {
@@ -41,7 +42,7 @@ func (p *presence) casts(users []id.UserID) (out []presenceCasts) {
 		if state == offline {
 			x.toldAt = time.Time{}
 		}
-		c.Users = append(c.Users, presenceCast{u, state.String(), now.Sub(x.lastActive).Milliseconds(), x.status})
+		c.Users = append(c.Users, presenceCast{u, state.String(), now.Sub(x.lastActive).Milliseconds(), x.status, x.statusAt})
 		if size += len(u) + len(x.status) + 60; size > castBytes {
 			out = append(out, c)
 			c, size = presenceCasts{Node: p.node}, 0
@@ -78,7 +79,10 @@ func (p *presence) receive(payload string) error {
 	now := p.now()
 	for _, m := range c.Users {
 		x := p.user(m.User)
-		x.status = m.Status
+		// a process where another device of the user is online tells of it too, perhaps before it has heard of the status
+		if m.Set > x.statusAt {
+			x.status, x.statusAt = m.Status, m.Set
+		}
 		state, _ := parsePresence(m.State)
 		if state == offline {
 			delete(x.remote, c.Node)
