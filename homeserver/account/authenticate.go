@@ -216,6 +216,11 @@ func (a *Accounts) loadSession(ctx context.Context, h store.TokenHash) (*cachedS
 		expires:  row.Expires,
 		locked:   u.Locked,
 	}
+	if u.RatePerSecond != nil && *u.RatePerSecond == 0 {
+		s.identity.Unlimited = true
+	} else if u.RatePerSecond != nil && u.RateBurst != nil {
+		s.identity.Sending = web.Bucket{PerSecond: float64(*u.RatePerSecond), Burst: int(*u.RateBurst)}
+	}
 	if !s.locked && !u.Suspended { // what is denied is read anew each time: another process may have lifted it
 		a.cache.put(h, s, pos)
 	}

@@ -75,10 +75,24 @@ func (k *Keys) UploadCrossSigning(ctx context.Context, user id.UserID, up CrossS
 			return nil
 		}
 		if _, replaces := existing[usageMaster]; replaces && !approved {
-			return ErrNeedsApproval
+			if err := spendOpening(tx, user, k.Clock().UnixMilli()); err != nil {
+				return err
+			}
 		}
 		return replaceCrossSigning(ctx, tx, user, given, existing)
 	})
+}
+
+// spendOpening takes what Accounts.OpenKeys gave, in place of an authentication.
+func spendOpening(tx *store.Tx, user id.UserID, now int64) error {
+	until, err := tx.KeysOpenUntil(user)
+	if err != nil {
+		return err
+	}
+	if until <= now {
+		return ErrNeedsApproval
+	}
+	return tx.OpenKeys(user, 0)
 }
 
 // parseCrossSigningKey checks a key by itself.

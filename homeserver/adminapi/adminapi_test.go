@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -301,13 +302,49 @@ func TestRedactUser(t *testing.T) {
 	room := alice.CreateRoom("public_chat")
 	spam.Join(room)
 	kept := alice.Text(room, "hello")
-	bad := spam.Text(room, "buy")
-	job := want(t, root, 200, "POST", "/v1/user/"+q(spam.UserID)+"/redact", `{"rooms":[],"reason":"spam"}`)["redact_id"].(string)
-	testkit.Eventually(t, "the messages are redacted", func() bool {
-		return want(t, root, 200, "GET", "/v1/user/redact_status/"+job, "")["status"] == "complete"
-	})
-	if e := want(t, root, 200, "GET", "/v1/fetch_event/"+q(bad), ""); hstest.At(e, "event", "content", "body") != nil {
-		t.Errorf("not redacted: %v", e)
+	bad, worse := spam.Text(room, "buy"), spam.Text(room, "buy more")
+	redact := func(body string) map[string]any {
+		t.Helper()
+		job := want(t, root, 200, "POST", "/v1/user/"+q(spam.UserID)+"/redact", body)["redact_id"].(string)
+		var status map[string]any
+		testkit.Eventually(t, "the redaction ends", func() bool {
+			status = want(t, root, 200, "GET", "/v1/user/redact_status/"+job, "")
+			return status["status"] == "complete"
+		})
+		if got := want(t, root, 200, "GET", "/v1/scheduled_tasks?action_name=redact_all_events&status=complete&resource_id="+q(spam.UserID), ""); !slices.ContainsFunc(got["scheduled_tasks"].([]any), func(task any) bool { return hstest.At(task, "id") == job }) {
+			t.Errorf("the redaction is no task: %v", got)
+		}
+		return status
+	}
+	says := func(e id.EventID) any {
+		return hstest.At(want(t, root, 200, "GET", "/v1/fetch_event/"+q(e), ""), "event", "content", "body")
+	}
+	// an administrator who is not in the room may not redact there
+	if failed := redact(`{"rooms":[],"use_admin":true}`)["failed_redactions"].(map[string]any); len(failed) != 2 || says(bad) != "buy" {
+		t.Errorf("redacted from outside: %v", failed)
+	}
+	redact(`{"rooms":[],"before_ts":1000}`)
+	redact(`{"rooms":[],"after_ts":99999999999999}`)
+	redact(`{"rooms":["!another:test"]}`)
+	if says(bad) != "buy" || says(worse) != "buy more" {
+		t.Error("redacted what was sent at another time, or elsewhere")
+	}
+	root.Join(room)
+	alice.State(room, "m.room.power_levels", "", fmt.Sprintf(`{"users":{%q:50}}`, root.UserID))
+	redact(`{"rooms":[],"use_admin":true,"limit":1,"reason":"spam"}`)
+	if says(worse) != nil || says(bad) != "buy" {
+		t.Error("not the newest message was redacted")
+	}
+	e := want(t, root, 200, "GET", "/v1/fetch_event/"+q(worse), "")
+	if hstest.At(e, "event", "unsigned", "redacted_because", "sender") != string(root.UserID) || hstest.At(e, "event", "unsigned", "redacted_because", "content", "reason") != "spam" {
+		t.Errorf("redacted by another, or without the reason: %v", e)
+	}
+	redact(`{"rooms":[]}`)
+	if says(bad) != nil {
+		t.Error("not redacted")
+	}
+	if e := want(t, root, 200, "GET", "/v1/fetch_event/"+q(bad), ""); hstest.At(e, "event", "unsigned", "redacted_because", "sender") != string(spam.UserID) || hstest.At(e, "event", "unsigned", "redacted_because", "content", "reason") != nil {
+		t.Errorf("redacted by another, or with a reason: %v", e)
 	}
 	if e := want(t, root, 200, "GET", "/v1/fetch_event/"+q(kept), ""); hstest.At(e, "event", "content", "body") != "hello" {
 		t.Errorf("another's message: %v", e)

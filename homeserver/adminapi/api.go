@@ -68,7 +68,7 @@ const (
 // Routes is the table of all routes of the package.
 func (a *API) Routes() []web.Route {
 	var all []web.Route
-	for _, t := range [][]web.Route{a.userRoutes(), a.deviceRoutes(), a.roomRoutes(), a.deletionRoutes(), a.mediaRoutes(), a.tokenRoutes(), a.serverRoutes()} {
+	for _, t := range [][]web.Route{a.userRoutes(), a.deviceRoutes(), a.roomRoutes(), a.deletionRoutes(), a.mediaRoutes(), a.tokenRoutes(), a.limitRoutes(), a.serverRoutes()} {
 		all = append(all, t...)
 	}
 	for i := range all {

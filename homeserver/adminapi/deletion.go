@@ -441,6 +441,9 @@ type purge struct {
 	Status string `json:"status"`
 	Error  string `json:"error,omitzero"`
 	room   int64
+
+	roomID  string
+	changed int64 // ms: when it began or ended
 }
 
 // purgeHistory handles POST /_synapse/admin/v1/purge_history/{roomId} and …/{eventId}: removes messages before an event or a
@@ -484,7 +487,7 @@ func (a *API) purgeHistory(w http.ResponseWriter, r *http.Request) error {
 	if err := a.audited(r, "admin.room.history_purged", string(rm.ID()), map[string]any{"local": req.Local}); err != nil {
 		return err
 	}
-	p := &purge{Status: "active", room: rm.NID()}
+	p := &purge{Status: "active", room: rm.NID(), roomID: string(rm.ID()), changed: a.nowMS()}
 	job := newJobID()
 	a.purges.mu.Lock()
 	for _, o := range a.purges.byID {
@@ -511,7 +514,7 @@ func (a *API) runPurge(ctx context.Context, p *purge, rm *room.Room, ord int64, 
 	}
 	a.purges.mu.Lock()
 	defer a.purges.mu.Unlock()
-	p.Status = "complete"
+	p.Status, p.changed = "complete", a.nowMS()
 	if err != nil {
 		a.Logger.Error("purge a room's history", "room_id", rm.ID(), "error", err)
 		p.Status, p.Error = "failed", strings.ToValidUTF8(err.Error(), "")

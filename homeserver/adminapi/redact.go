@@ -27,6 +27,18 @@ type redacts struct {
 type redaction struct {
 	Status string            `json:"status"`
 	Failed map[string]string `json:"failed_redactions"`
+
+	user    string
+	changed int64 // ms: when it began or ended
+}
+
+// redactOrder says what of a user is redacted.
+type redactOrder struct {
+	user, as      id.UserID // as: who redacts
+	rooms         []id.RoomID
+	reason        string
+	limit         int   // in each room
+	after, before int64 // ms
 }
 
 const (
@@ -41,44 +53,54 @@ func newJobID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// redactUser handles POST /_synapse/admin/v1/user/{userId}/redact: in the background, as the administrator where that may,
-// else as the user.
+// redactUser handles POST /_synapse/admin/v1/user/{userId}/redact, in the background: as the user, or with use_admin as the
+// administrator, who then needs the power for it in the rooms.
 func (a *API) redactUser(w http.ResponseWriter, r *http.Request) error {
 	req, err := web.ReadJSON[struct {
-		Rooms  []id.RoomID `json:"rooms"`
-		Reason string      `json:"reason"`
-		Limit  *int        `json:"limit"`
+		Rooms    []id.RoomID `json:"rooms"`
+		Reason   string      `json:"reason"`
+		Limit    *int        `json:"limit"`
+		UseAdmin bool        `json:"use_admin"`
+		After    *int64      `json:"after_ts"`
+		Before   *int64      `json:"before_ts"`
 	}](r)
 	if err != nil {
 		return err
 	}
-	limit := redactAtMost
+	o := redactOrder{rooms: req.Rooms, reason: req.Reason, limit: redactAtMost, before: math.MaxInt64}
 	if req.Limit != nil {
-		if limit = *req.Limit; limit <= 0 {
+		if o.limit = *req.Limit; o.limit <= 0 {
 			return mxerr.InvalidParam("'limit' must be greater than 0")
 		}
 	}
-	user, err := a.userPath(r)
-	if err != nil {
+	if req.After != nil {
+		o.after = *req.After
+	}
+	if req.Before != nil {
+		o.before = *req.Before
+	}
+	if o.user, err = a.userPath(r); err != nil {
 		return err
+	}
+	if o.as = o.user; req.UseAdmin {
+		o.as = web.Requester(r).UserID
 	}
 	if req.Rooms == nil {
 		return mxerr.MissingParam("'rooms' is required: a list of room ids, empty for all rooms of the user")
 	}
-	rooms := req.Rooms
-	if len(rooms) == 0 {
+	if len(o.rooms) == 0 {
 		err := a.Store.ReadOne(r.Context(), func(tx *store.Tx) error {
-			return tx.UserMemberships(user, func(roomID string, _ int64) { rooms = append(rooms, id.RoomID(roomID)) })
+			return tx.UserMemberships(o.user, func(roomID string, _ int64) { o.rooms = append(o.rooms, id.RoomID(roomID)) })
 		})
 		if err != nil {
 			return err
 		}
 	}
-	if err := a.audited(r, "admin.user.redacted", string(user), map[string]any{"rooms": len(rooms), "reason": req.Reason}); err != nil {
+	if err := a.audited(r, "admin.user.redacted", string(o.user), map[string]any{"rooms": len(o.rooms), "reason": req.Reason}); err != nil {
 		return err
 	}
 	job := newJobID()
-	x := &redaction{Status: "active", Failed: map[string]string{}}
+	x := &redaction{Status: "active", Failed: map[string]string{}, user: string(o.user), changed: a.nowMS()}
 	a.redacts.mu.Lock()
 	a.redacts.byID[job] = x
 	a.redacts.ids = append(a.redacts.ids, job)
@@ -87,33 +109,34 @@ func (a *API) redactUser(w http.ResponseWriter, r *http.Request) error {
 		a.redacts.ids = a.redacts.ids[1:]
 	}
 	a.redacts.mu.Unlock()
-	go a.redactAll(context.WithoutCancel(r.Context()), x, user, rooms, req.Reason, limit)
+	go a.redactAll(context.WithoutCancel(r.Context()), x, o)
 	return web.WriteJSON(w, map[string]string{"redact_id": job})
 }
 
-// redactAll redacts up to limit messages of a user in each room.
-func (a *API) redactAll(ctx context.Context, x *redaction, user id.UserID, rooms []id.RoomID, reason string, limit int) {
-	content, err := json.Marshal(map[string]string{"reason": reason})
-	if err != nil {
-		content = []byte(`{}`)
+// redactAll redacts up to the limit of messages of a user in each room.
+func (a *API) redactAll(ctx context.Context, x *redaction, o redactOrder) {
+	content := []byte(`{}`)
+	if reason, err := json.Marshal(map[string]string{"reason": o.reason}); err == nil && o.reason != "" {
+		content = reason
 	}
-	for _, roomID := range rooms {
+	for _, roomID := range o.rooms {
 		rm, err := a.Rooms.Room(ctx, roomID)
 		if err != nil {
 			continue
 		}
 		q := room.TimelineQuery{From: math.MaxInt64, Backwards: true, Limit: redactPage, Match: func(e *room.Event) bool {
 			_, state := e.PDU.StateKey()
-			return e.PDU.Sender() == user && !state && e.RedactedBy == 0 && e.PDU.Type() != "m.room.redaction"
+			ts := e.PDU.OriginServerTS()
+			return e.PDU.Sender() == o.user && !state && e.RedactedBy == 0 && e.PDU.Type() != "m.room.redaction" && ts >= o.after && ts <= o.before
 		}}
-		for left := limit; left > 0; {
+		for left := o.limit; left > 0; {
 			page, err := a.Rooms.Timeline(ctx, rm, q)
 			if err != nil {
 				a.Logger.Error("redact all messages of a user", "room_id", roomID, "error", err)
 				break
 			}
 			for _, e := range page.Events[:min(left, len(page.Events))] {
-				_, err := a.Rooms.Send(ctx, roomID, room.Draft{Type: "m.room.redaction", Content: content, Redacts: e.ID(), Sender: user})
+				_, err := a.Rooms.Send(ctx, roomID, room.Draft{Type: "m.room.redaction", Content: content, Redacts: e.ID(), Sender: o.as})
 				if err != nil {
 					a.redacts.mu.Lock()
 					x.Failed[string(e.ID())] = err.Error()
@@ -127,7 +150,7 @@ func (a *API) redactAll(ctx context.Context, x *redaction, user id.UserID, rooms
 		}
 	}
 	a.redacts.mu.Lock()
-	x.Status = "complete"
+	x.Status, x.changed = "complete", a.nowMS()
 	a.redacts.mu.Unlock()
 }
 

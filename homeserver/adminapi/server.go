@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"math"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -34,10 +33,14 @@ func (a *API) serverRoutes() []web.Route {
 		{Pattern: "GET " + v1 + "/event_reports", Handler: a.reports},
 		{Pattern: "GET " + v1 + "/event_reports/{reportId}", Handler: a.report},
 		{Pattern: "DELETE " + v1 + "/event_reports/{reportId}", Rate: web.RateSend, Handler: a.deleteReport},
+		{Pattern: "GET " + v1 + "/user_reports", Handler: a.userReports},
+		{Pattern: "GET " + v1 + "/user_reports/{reportId}", Handler: a.userReport},
+		{Pattern: "DELETE " + v1 + "/user_reports/{reportId}", Rate: web.RateSend, Handler: a.deleteUserReport},
 		{Pattern: "GET " + v1 + "/statistics/users/media", Handler: a.mediaStatistics},
 		{Pattern: "GET " + v1 + "/statistics/database/rooms", Handler: a.largestRooms},
 		{Pattern: "GET " + v1 + "/federation/destinations", Handler: a.destinations},
 		{Pattern: "GET " + v1 + "/background_updates/status", Handler: a.backgroundUpdates},
+		{Pattern: "GET " + v1 + "/scheduled_tasks", Handler: a.scheduledTasks},
 	}
 	if a.Notice != nil {
 		routes = append(routes,
@@ -296,33 +299,11 @@ func (a *API) reports(w http.ResponseWriter, r *http.Request) error {
 	return web.WriteJSON(w, out)
 }
 
-func reportID(r *http.Request) (int64, error) {
-	n, err := strconv.ParseInt(web.PathParam(r, "reportId"), 10, 64)
-	if err != nil || n < 0 {
-		return 0, mxerr.InvalidParam("the id of a report is a number of at least 0")
-	}
-	return n, nil
-}
-
-var errNoReport = mxerr.NotFound("there is no such report")
-
 // report handles GET /_synapse/admin/v1/event_reports/{reportId}.
 func (a *API) report(w http.ResponseWriter, r *http.Request) error {
-	n, err := reportID(r)
+	rep, err := a.reportOf(r, aboutEvent)
 	if err != nil {
 		return err
-	}
-	var rep store.Report
-	var ok bool
-	err = a.Store.ReadOne(r.Context(), func(tx *store.Tx) (err error) {
-		rep, ok, err = tx.Report(n)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return errNoReport
 	}
 	if err := a.audited(r, "admin.room.read", rep.Room, map[string]any{"event_id": rep.Event, "report": rep.ID}); err != nil {
 		return err
@@ -336,24 +317,7 @@ func (a *API) report(w http.ResponseWriter, r *http.Request) error {
 
 // deleteReport handles DELETE /_synapse/admin/v1/event_reports/{reportId}.
 func (a *API) deleteReport(w http.ResponseWriter, r *http.Request) error {
-	n, err := reportID(r)
-	if err != nil {
-		return err
-	}
-	if err := a.audited(r, "admin.report.deleted", strconv.FormatInt(n, 10), nil); err != nil {
-		return err
-	}
-	err = a.Store.Write(r.Context(), func(tx *store.Tx) error {
-		ok, err := tx.DeleteReport(n)
-		if err == nil && !ok {
-			err = errNoReport
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return empty(w)
+	return a.dropReport(w, r, aboutEvent)
 }
 
 // mediaStatistics handles GET /_synapse/admin/v1/statistics/users/media.

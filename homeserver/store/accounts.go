@@ -22,6 +22,9 @@ type User struct {
 	Erased      bool
 	Disabled    int64 // ms: since when the source that the account comes from says that its person is gone; 0: it does not
 
+	// RatePerSecond and RateBurst are limits of the account's own, nil: the server's; 0 per second: none.
+	RatePerSecond, RateBurst *int64
+
 	Password Content // hash, nil where the account has no password of ours
 }
 
@@ -41,11 +44,11 @@ var setFlagSQL = map[UserFlag]string{
 	UserSuspended: `UPDATE users SET suspended = $2 WHERE user_id = $1`,
 }
 
-const userColumns = `u.user_id, u.localpart, u.created, u.user_type, u.appservice, u.admin, u.guest, u.locked, u.suspended, u.deactivated, u.erased, u.disabled, u.password`
+const userColumns = `u.user_id, u.localpart, u.created, u.user_type, u.appservice, u.admin, u.guest, u.locked, u.suspended, u.deactivated, u.erased, u.disabled, u.rate_per_second, u.rate_burst, u.password`
 
 func (u *User) dest() []any {
 	return []any{&u.ID, &u.Localpart, &u.Created, &u.Type, &u.AppService,
-		&u.Admin, &u.Guest, &u.Locked, &u.Suspended, &u.Deactivated, &u.Erased, &u.Disabled, &u.Password}
+		&u.Admin, &u.Guest, &u.Locked, &u.Suspended, &u.Deactivated, &u.Erased, &u.Disabled, &u.RatePerSecond, &u.RateBurst, &u.Password}
 }
 
 // InsertUser adds an account; false means that its id is taken.
@@ -101,7 +104,7 @@ func (tx *Tx) SetUserPassword(user id.UserID, hash Content) (bool, error) {
 
 // DeactivateUser marks an account as gone for good and drops its password.
 func (tx *Tx) DeactivateUser(user id.UserID, erase bool) error {
-	_, err := tx.Exec(`UPDATE users SET deactivated = 1, admin = 0, password = NULL, erased = CASE WHEN $2 = 1 THEN 1 ELSE erased END
+	_, err := tx.Exec(`UPDATE users SET deactivated = 1, admin = 0, password = NULL, rate_per_second = NULL, rate_burst = NULL, erased = CASE WHEN $2 = 1 THEN 1 ELSE erased END
 		WHERE user_id = $1`, user, erase)
 	if err != nil || !erase {
 		return err

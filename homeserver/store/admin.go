@@ -313,17 +313,18 @@ func (tx *Tx) LargestRooms(limit int, fn func(roomID string, size int64)) error 
 
 // ReportQuery asks for a page of reports.
 type ReportQuery struct {
+	Users        bool // reports of users, not of events
 	Backwards    bool // newest first
 	UserID       string
 	RoomID       string
-	SenderUserID string
+	SenderUserID string // who is reported
 	From, Limit  int64
 }
 
-const reportWhere = ` FROM reports WHERE event_id <> '' AND ($1 = '' OR reporter LIKE $1 ESCAPE '!') AND ($2 = '' OR room_id LIKE $2 ESCAPE '!')
-	AND ($3 = '' OR usr LIKE $3 ESCAPE '!')`
+const reportWhere = ` FROM reports WHERE (event_id <> '' AND $4 = 0 OR event_id = '' AND room_id = '' AND $4 = 1)
+	AND ($1 = '' OR reporter LIKE $1 ESCAPE '!') AND ($2 = '' OR room_id LIKE $2 ESCAPE '!') AND ($3 = '' OR usr LIKE $3 ESCAPE '!')`
 
-// ListReports lists reports of events, and counts all that the query finds.
+// ListReports lists reports of events or of users, and counts all that the query finds.
 func (tx *Tx) ListReports(q ReportQuery) (out []Report, total int64, err error) {
 	like := func(s string) string {
 		if s == "" {
@@ -331,7 +332,7 @@ func (tx *Tx) ListReports(q ReportQuery) (out []Report, total int64, err error) 
 		}
 		return "%" + likeSpecial.Replace(s) + "%"
 	}
-	args := []any{like(q.UserID), like(q.RoomID), like(q.SenderUserID)}
+	args := []any{like(q.UserID), like(q.RoomID), like(q.SenderUserID), q.Users}
 	if _, err := tx.Get([]any{&total}, `SELECT count(*)`+reportWhere, args...); err != nil {
 		return nil, 0, err
 	}
@@ -339,7 +340,7 @@ func (tx *Tx) ListReports(q ReportQuery) (out []Report, total int64, err error) 
 	if q.Backwards {
 		dir = " DESC"
 	}
-	err = tx.Each(`SELECT id, created, reporter, room_id, event_id, usr, reason, resolved`+reportWhere+` ORDER BY created`+dir+`, id LIMIT $4 OFFSET $5`,
+	err = tx.Each(`SELECT id, created, reporter, room_id, event_id, usr, reason, resolved`+reportWhere+` ORDER BY created`+dir+`, id LIMIT $5 OFFSET $6`,
 		append(args, q.Limit, q.From), func(row *Row) error {
 			var r Report
 			err := row.Scan(&r.ID, &r.Created, &r.Reporter, &r.Room, &r.Event, &r.User, &r.Reason, &r.Resolved)

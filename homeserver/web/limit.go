@@ -35,6 +35,12 @@ type Bucket struct {
 	Burst     int
 }
 
+// pace is the time between two requests in the long run, and how far ahead of that they may come.
+func (b Bucket) pace() (interval, slack time.Duration) {
+	interval = max(time.Duration(float64(time.Second)/b.PerSecond), 1)
+	return interval, time.Duration(max(b.Burst, 1)-1) * interval
+}
+
 const (
 	limiterShards  = 16
 	limiterEntries = 8192 // per shard: bounds memory to some 12 MB whatever comes in
@@ -72,8 +78,7 @@ func NewLimiter(sizes map[Rate]Bucket) *Limiter {
 		if rate <= RateNone || rate >= rateCount || b.PerSecond <= 0 {
 			continue
 		}
-		l.interval[rate] = max(time.Duration(float64(time.Second)/b.PerSecond), 1)
-		l.slack[rate] = time.Duration(max(b.Burst, 1)-1) * l.interval[rate]
+		l.interval[rate], l.slack[rate] = b.pace()
 	}
 	for i := range l.shards {
 		l.shards[i].full = map[limitKey]time.Duration{}
@@ -108,11 +113,22 @@ func (l *Limiter) allowRequest(rate Rate, who *Identity, ip netip.Addr) time.Dur
 	default:
 		key.ip = ip
 	}
-	return l.draw(key, time.Since(l.start))
+	now := time.Since(l.start)
+	if rate == RateSend && who != nil && who.Sending.PerSecond > 0 && l.interval[rate] != 0 {
+		key.name = "own" // not the bucket that was drawn from before there was one
+		interval, slack := who.Sending.pace()
+		return l.drawAt(key, interval, slack, now, false)
+	}
+	return l.draw(key, now)
 }
 
 func (l *Limiter) draw(key limitKey, now time.Duration) time.Duration {
-	interval := l.interval[key.rate]
+	return l.drawAt(key, l.interval[key.rate], l.slack[key.rate], now, l.sharing.Load())
+}
+
+// drawAt draws from a bucket of a size. What is told to other processes is counted there at the size that the server has for all, so
+// buckets of somebody's own are not told of: each process has one of them.
+func (l *Limiter) drawAt(key limitKey, interval, slack, now time.Duration, tell bool) time.Duration {
 	if interval == 0 {
 		return 0
 	}
@@ -121,14 +137,14 @@ func (l *Limiter) draw(key limitKey, now time.Duration) time.Duration {
 	defer shard.mu.Unlock()
 	full, known := shard.full[key]
 	full = max(full, now)
-	if wait := full - now - l.slack[key.rate]; wait > 0 {
+	if wait := full - now - slack; wait > 0 {
 		return wait
 	}
 	if !known && len(shard.full) >= limiterEntries {
 		shard.makeRoom(now)
 	}
 	shard.full[key] = full + interval
-	if l.sharing.Load() {
+	if tell {
 		shard.note(key, now)
 	}
 	return 0

@@ -59,6 +59,7 @@ type Identity struct {
 	AppService string // id of the application service, or ""
 	SoftLogout bool   // the session was ended but the device kept: answered with 401 and soft_logout
 	Unlimited  bool   // rate limits do not apply
+	Sending    Bucket // of what may be sent, instead of the server's; PerSecond 0: the server's
 	Suspended  bool   // the account may read but not write: 403 M_USER_SUSPENDED
 }
 
