@@ -46,12 +46,27 @@ func q(s any) string { return url.PathEscape(fmt.Sprint(s)) }
 func TestOnlyAdministrators(t *testing.T) {
 	hs := hstest.Start(t)
 	alice := hs.User("alice")
-	for _, path := range []string{"/v2/users", "/v1/rooms", "/v1/server_version", "/v1/registration_tokens", "/v2/users/" + q(alice.UserID)} {
+	for _, path := range []string{"/v2/users", "/v1/rooms", "/v1/scheduled_tasks", "/v1/registration_tokens", "/v2/users/" + q(alice.UserID)} {
 		if r := alice.Do(t, "GET", "", "/_synapse/admin"+strings.ReplaceAll(path, "%", "%%")); r.Status != http.StatusForbidden {
 			t.Errorf("%s as a user: %d", path, r.Status)
 		}
 		if r := hs.Anonymous().Do(t, "GET", "", "/_synapse/admin"+strings.ReplaceAll(path, "%", "%%")); r.Status != http.StatusUnauthorized {
 			t.Errorf("%s without a token: %d", path, r.Status)
+		}
+	}
+}
+
+// TestWebTools has what an administration tool in a browser needs before it signs in.
+func TestWebTools(t *testing.T) {
+	hs := hstest.Start(t)
+	r := hs.Anonymous().Do(t, "GET", "", "/_synapse/admin/v1/server_version")
+	if r.Status != http.StatusOK || r.Header.Get("Access-Control-Allow-Origin") != "*" {
+		t.Errorf("the version: %d %v", r.Status, r.Header)
+	}
+	for _, path := range []string{"/_synapse/admin/v1/server_version", "/_synapse/admin/v2/users", "/_synapse/admin/v1/users/@a:b/override_ratelimit"} {
+		r := hs.Anonymous().Do(t, "OPTIONS", "", path)
+		if r.Status/100 != 2 || r.Header.Get("Access-Control-Allow-Origin") != "*" || !strings.Contains(r.Header.Get("Access-Control-Allow-Headers"), "Authorization") {
+			t.Errorf("preflight of %s: %d %v", path, r.Status, r.Header)
 		}
 	}
 }

@@ -77,7 +77,8 @@ func (a *API) Routes() []web.Route {
 			all[i].Rate = web.RateRead
 		}
 	}
-	return all
+	// tools ask for the version before they sign in; GET /_matrix/federation/v1/version tells it too
+	return append(all, web.Route{Pattern: "GET " + v1 + "/server_version", Rate: web.RateRead, Handler: a.serverVersion})
 }
 
 // audited notes an act of an administrator; where it cannot be noted the act does not happen.

@@ -29,7 +29,6 @@ func (a *API) tokenRoutes() []web.Route {
 
 func (a *API) serverRoutes() []web.Route {
 	routes := []web.Route{
-		{Pattern: "GET " + v1 + "/server_version", Handler: a.serverVersion},
 		{Pattern: "GET " + v1 + "/event_reports", Handler: a.reports},
 		{Pattern: "GET " + v1 + "/event_reports/{reportId}", Handler: a.report},
 		{Pattern: "DELETE " + v1 + "/event_reports/{reportId}", Rate: web.RateSend, Handler: a.deleteReport},

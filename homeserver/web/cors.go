@@ -16,9 +16,10 @@ var (
 
 // hasCORS tells whether pages of other origins may read the path.
 // Spec: client-server API, "Web browser clients". Of OAuth 2.0 those are the endpoints that clients call by themselves: people
-// are sent to the authorization endpoint, which must not be read by others (RFC 9700, section 2.6).
+// are sent to the authorization endpoint, which must not be read by others (RFC 9700, section 2.6). Administration tools are pages
+// of other origins too; what they may do comes with the access token that they hold.
 func hasCORS(path string) bool {
-	return strings.HasPrefix(path, "/_matrix/") || strings.HasPrefix(path, "/.well-known/") ||
+	return strings.HasPrefix(path, "/_matrix/") || strings.HasPrefix(path, "/.well-known/") || strings.HasPrefix(path, "/_synapse/") ||
 		strings.HasPrefix(path, "/oauth2/") && path != "/oauth2/authorize"
 }
 
