@@ -56,6 +56,17 @@ func exportState(t *testing.T, hs *hstest.Server, c *hstest.Client, id string) (
 
 const exportBase = "/_moothall/compliance/v1/exports"
 
+// smallBuffers reads by buffers that do not grow to the size of a whole export, as the system lets them.
+func smallBuffers() *http.Transport {
+	return &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if err == nil {
+			err = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+		}
+		return conn, err
+	}}
+}
+
 // open begins a download and leaves it half read.
 func open(t *testing.T, hs *hstest.Server, c *hstest.Client, id string) *http.Response {
 	t.Helper()
@@ -65,14 +76,7 @@ func open(t *testing.T, hs *hstest.Server, c *hstest.Client, id string) *http.Re
 	}
 	r.Header.Set("Authorization", "Bearer "+c.Token)
 	r.Header.Set("X-Moothall-Reason", "Case 5/2026")
-	// The system lets buffers grow to the size of a whole export; these do not.
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
-		if err == nil {
-			err = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
-		}
-		return conn, err
-	}}}
+	client := &http.Client{Transport: smallBuffers()}
 	resp, err := client.Do(r)
 	if err != nil {
 		t.Fatal(err)
