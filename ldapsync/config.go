@@ -89,7 +89,7 @@ type SyncConfig struct {
 	// Reconcile is the time between complete comparisons where only changes are read otherwise; 24 h if it is 0.
 	Reconcile time.Duration
 	PageSize  int // entries of a search's page; 500 if it is 0
-	Workers   int // accounts that are written at a time; 2 if it is 0
+	Workers   int // accounts that are written at a time; if it is 0, 4 on SQLite, where they share commits, and 2 else
 }
 
 // Safety stops runs that would do too much.
@@ -156,9 +156,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Sync.PageSize == 0 {
 		c.Sync.PageSize = 500
-	}
-	if c.Sync.Workers == 0 {
-		c.Sync.Workers = 2
 	}
 	if c.Safety.MaxShare == 0 {
 		c.Safety.MaxShare = 0.1

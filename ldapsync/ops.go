@@ -118,7 +118,7 @@ func (w *work) users(ctx context.Context, ops []op) error {
 	// Whoever leaves is out first.
 	slices.SortStableFunc(ops, func(a, b op) int { return boolInt(b.bars()) - boolInt(a.bars()) })
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(w.f.cfg.Sync.Workers)
+	g.SetLimit(w.workers())
 	for i := range ops {
 		o := &ops[i]
 		g.Go(func() error {
@@ -131,11 +131,25 @@ func (w *work) users(ctx context.Context, ops []op) error {
 	return g.Wait()
 }
 
+func (w *work) workers() int {
+	switch n := w.f.cfg.Sync.Workers; {
+	case n > 0:
+		return n
+	case w.f.Store.SQLite():
+		return 4
+	default:
+		return 2
+	}
+}
+
 func (w *work) one(ctx context.Context, o *op) error {
 	var user id.UserID
 	var change people.Change
 	var err error
 	began := time.Now()
+	if !o.bars() { // whoever is to be out is not kept waiting for
+		ctx = store.Riding(ctx)
+	}
 	if o.what == opGone || o.what == opDisable {
 		err = w.f.People.Disable(ctx, w.f.source, o.id, o.why)
 		user, change.Disabled = o.user, true
@@ -147,8 +161,8 @@ func (w *work) one(ctx context.Context, o *op) error {
 	if fatal(err) {
 		return fmt.Errorf("%s: %w", o.dn, err)
 	}
-	if !o.bars() { // whoever is to be out is not kept waiting for
-		groups.Yield(ctx, time.Since(began))
+	if !o.bars() {
+		groups.Yield(ctx, w.f.Store, time.Since(began))
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -177,7 +191,7 @@ func (w *work) one(ctx context.Context, o *op) error {
 	if it == nil {
 		return nil
 	}
-	return w.keepLocked(ctx, it)
+	return w.keepLocked(store.Hurried(ctx), it) // it takes long, and is rare
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -36,8 +36,12 @@ type pace struct {
 	stores int // groups written at a time
 }
 
-// usualPace keeps transactions so small that the messages of others hardly wait for them.
-var usualPace = pace{unit: 4, atOnce: 2, stores: 1}
+// usualPace keeps transactions so small that the messages of others hardly wait for them. Those that ride wait for others
+// anyway: more of them at once hold up nobody longer.
+var (
+	usualPace  = pace{unit: 4, atOnce: 2, stores: 1}
+	ridingPace = pace{unit: 4, atOnce: 4, stores: 4}
+)
 
 // Apply does what a plan says: it stores the groups, then brings all rooms up to date. It goes by what is true at the
 // time, so that a plan may be old and an interrupted one is simply applied again. What fails in one room is reported
@@ -87,8 +91,9 @@ func (g *Groups) SettleAll(ctx context.Context) (Report, error) {
 	return out, err
 }
 
-// alone runs fn while nobody else changes rooms of groups, in this process or another.
+// alone runs fn while nobody else changes rooms of groups, in this process or another. What fn writes rides.
 func (g *Groups) alone(ctx context.Context, fn func(ctx context.Context) error) error {
+	ride := func(ctx context.Context) error { return fn(store.Riding(ctx)) }
 	select {
 	case g.work <- struct{}{}:
 		defer func() { <-g.work }()
@@ -96,7 +101,7 @@ func (g *Groups) alone(ctx context.Context, fn func(ctx context.Context) error) 
 		return ctx.Err()
 	}
 	for {
-		held, err := g.d.Store.TryLeased(ctx, leaseName, fn)
+		held, err := g.d.Store.TryLeased(ctx, leaseName, ride)
 		if held || err != nil {
 			return err
 		}
@@ -274,7 +279,7 @@ func (e *execution) shape(ctx context.Context, p *RoomPlan) error {
 		if err := e.g.create(ctx, p); err != nil {
 			return e.failed(ctx, p, "make", err)
 		}
-		Yield(ctx, time.Since(began))
+		Yield(ctx, e.g.d.Store, time.Since(began))
 		e.mu.Lock()
 		e.rooms[p.t.key] = p.RoomID
 		e.mu.Unlock()
@@ -329,6 +334,10 @@ func (e *execution) people(ctx context.Context, p *RoomPlan) error {
 	} {
 		for list := range chunks(step.users, e.g.pace.unit) {
 			began := time.Now()
+			ctx := ctx
+			if step.what == "remove" { // whoever is to be out is not kept waiting for
+				ctx = store.Hurried(ctx)
+			}
 			did, err := e.unit(ctx, p, list, step.draft)
 			if len(did) > 0 {
 				if err := step.note(ctx, p, did); err != nil {
@@ -341,8 +350,8 @@ func (e *execution) people(ctx context.Context, p *RoomPlan) error {
 					return err
 				}
 			}
-			if step.what != "remove" { // whoever is to be out is not kept waiting for
-				Yield(ctx, time.Since(began))
+			if step.what != "remove" {
+				Yield(ctx, e.g.d.Store, time.Since(began))
 			}
 		}
 	}

@@ -70,7 +70,11 @@ func New(d Deps) (*Groups, error) {
 	if err != nil {
 		return nil, &ConfigError{Path: path, Err: err}
 	}
-	return &Groups{d: d, rules: rules, pace: usualPace, kick: make(chan struct{}, 1), work: make(chan struct{}, 1)}, nil
+	pace := usualPace
+	if d.Store.SQLite() {
+		pace = ridingPace
+	}
+	return &Groups{d: d, rules: rules, pace: pace, kick: make(chan struct{}, 1), work: make(chan struct{}, 1)}, nil
 }
 
 // ConfigError is a fault of the configuration.

@@ -108,7 +108,7 @@ func (g *Groups) follow(ctx context.Context, entries []store.Entry) error {
 	if len(users) == 0 {
 		return nil
 	}
-	return g.Recheck(audit.WithSource(ctx, audit.Source{Kind: audit.KindSystem}), users...)
+	return g.Recheck(store.Riding(audit.WithSource(ctx, audit.Source{Kind: audit.KindSystem})), users...)
 }
 
 // Recheck marks the groups of users as changed: their rooms are looked at again.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"github.com/moothall/moothall/homeserver/store"
 )
 
 // difference tells who is new in a list and who is out.
@@ -51,8 +53,11 @@ const (
 )
 
 // Yield waits after a piece of work that nobody waits for, twice as long as that took (8 to 30 ms): whoever chats comes first, and
-// a server that is busy is left alone the more.
-func Yield(ctx context.Context, took time.Duration) {
+// a server that is busy is left alone the more. Work whose writes ride has waited for them already.
+func Yield(ctx context.Context, s *store.Store, took time.Duration) {
+	if s.Rides(ctx) {
+		return
+	}
 	select {
 	case <-ctx.Done():
 	case <-time.After(min(max(2*took, yieldMin), yieldMax)):

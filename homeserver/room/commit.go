@@ -19,6 +19,7 @@ const (
 	commitTry  = 6     // rebuilds of a unit that lost against another node
 	underLock  = 3     // from this try on a stale room is rebuilt inside the lock
 	prevEvents = 20    // the most prev_events an event may have
+	rideEvents = 8     // the most that riders add to a transaction of others, if it is more than one rider
 
 	settleTime = 5 * time.Second // for finding out how a commit ended whose answer was lost
 )
@@ -33,6 +34,7 @@ type unit struct {
 	target   map[id.EventID]*Event    // events that drafts redact
 	features [][]byte                 // push features, one for each draft
 	policy   *policyCheck             // nil: the room has no policy server
+	rides    bool                     // nobody waits for it: see store.Riding
 	also     func(tx *store.Tx) error // what is written in the same transaction, behind the events; nil: nothing
 
 	ids   []id.EventID
@@ -43,12 +45,16 @@ type unit struct {
 	done  chan struct{}
 }
 
-// committerQueue holds the units that wait for the next transaction.
+// committerQueue holds the units that wait for the next transaction. Riders among them wait for others, or until it is clear that
+// there are none.
 type committerQueue struct {
-	mu    sync.Mutex
-	units []*unit
-	wake  chan struct{}
-	ended bool
+	mu      sync.Mutex
+	units   []*unit
+	riders  []*unit
+	due     time.Time // when riders wait no longer
+	company time.Time // when somebody came last who is no rider
+	wake    chan struct{}
+	ended   bool
 }
 
 func (q *committerQueue) put(u *unit) error {
@@ -57,17 +63,32 @@ func (q *committerQueue) put(u *unit) error {
 	if q.ended {
 		return mxerr.Unavailable("the server is shutting down")
 	}
-	if len(q.units) >= queueMax {
+	if len(q.units)+len(q.riders) >= queueMax {
 		return mxerr.Unavailable("the server is overloaded, try again soon")
 	}
-	q.units = append(q.units, u)
+	if !u.rides {
+		q.units = append(q.units, u)
+		q.company = time.Now()
+		q.kick()
+		return nil
+	}
+	wait := store.RideAfter(q.company)
+	if q.riders = append(q.riders, u); len(q.riders) == 1 {
+		q.due = time.Now().Add(wait)
+	}
+	time.AfterFunc(wait, q.kick)
+	return nil
+}
+
+// kick has the committer look at the queue.
+func (q *committerQueue) kick() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
+// take gives the units of the next transaction, and the riders that go along.
 func (q *committerQueue) take(most int) []*unit {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -77,6 +98,20 @@ func (q *committerQueue) take(most int) []*unit {
 	if len(q.units) == 0 {
 		q.units = nil
 	}
+	if n == 0 && !q.ended && time.Now().Before(q.due) {
+		return out
+	}
+	for events := 0; len(q.riders) > 0 && len(out) < most; {
+		u := q.riders[0]
+		if events += len(u.drafts); events > rideEvents && events > len(u.drafts) {
+			break // they were put at about the same time, so that they are due with the next transaction
+		}
+		out = append(out, u)
+		q.riders = q.riders[1:]
+	}
+	if len(q.riders) == 0 {
+		q.riders = nil
+	}
 	return out
 }
 
@@ -84,7 +119,7 @@ func (q *committerQueue) take(most int) []*unit {
 func (q *committerQueue) waiting() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.units)
+	return len(q.units) + len(q.riders)
 }
 
 // Run commits what is sent, until ctx ends and the queue is empty.

@@ -106,7 +106,7 @@ func (rs *Rooms) sendAll(ctx context.Context, roomID id.RoomID, drafts []Draft, 
 	if err != nil {
 		return nil, err
 	}
-	u := &unit{room: r, drafts: drafts, also: also}
+	u := &unit{room: r, drafts: drafts, also: also, rides: rs.d.Store.Rides(ctx)}
 	if err := rs.prepare(ctx, u); err != nil {
 		return nil, err
 	}
@@ -127,6 +127,9 @@ func (rs *Rooms) submit(ctx context.Context, u *unit) ([]id.EventID, error) {
 	}
 	select {
 	case <-u.done:
+		if u.rides {
+			store.Alight()
+		}
 		return u.ids, u.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -224,7 +227,7 @@ func (rs *Rooms) CreateRoom(ctx context.Context, v *event.Version, creator id.Us
 			return "", err
 		}
 	}
-	u := &unit{create: c, drafts: drafts}
+	u := &unit{create: c, drafts: drafts, rides: rs.d.Store.Rides(ctx)}
 	if err := rs.prepare(ctx, u); err != nil {
 		return "", err
 	}

@@ -33,9 +33,12 @@ type sqliteBackend struct {
 	writer  chan *sqlite.Conn
 	log     *slog.Logger
 
-	mu    sync.Mutex
-	queue []*sqliteWrite
-	owed  int // how many at the queue's front were left over from the group before
+	mu      sync.Mutex
+	queue   []*sqliteWrite
+	owed    int            // how many at the queue's front were left over from the group before
+	riders  []*sqliteWrite // see ride
+	company time.Time      // when somebody came last who is no rider
+	shm     *os.File       // the WAL's index, see wal
 }
 
 // sqliteWrite is one transaction that waits for its group.
@@ -127,6 +130,9 @@ func (b *sqliteBackend) close() error {
 			continue
 		default:
 		}
+		if b.shm != nil {
+			errs = append(errs, b.shm.Close())
+		}
 		return errors.Join(errs...)
 	}
 }
@@ -189,28 +195,37 @@ func (b *sqliteBackend) enqueue(w *sqliteWrite, first bool) error {
 	} else {
 		b.queue = append(b.queue, w)
 	}
+	b.company = time.Now()
 	b.mu.Unlock()
+	return b.await(w)
+}
+
+// await commits what waits until w was among it.
+func (b *sqliteBackend) await(w *sqliteWrite) error {
 	for {
 		select {
 		case <-w.done:
 			return w.err
 		case c := <-b.writer:
 			b.mu.Lock()
-			group := b.queue
-			b.queue, b.owed = nil, 0
+			group, riders := b.queue, b.riders
+			b.queue, b.owed, b.riders = nil, 0, nil
 			b.mu.Unlock()
-			b.commitGroup(c, group)
+			b.commitGroup(c, group, riders)
 			b.writer <- c
 		}
 	}
 }
 
-// commitGroup runs a group in one transaction. What takes too long leaves the rest for the next group.
-func (b *sqliteBackend) commitGroup(c *sqlite.Conn, group []*sqliteWrite) {
-	if len(group) == 0 {
+// commitGroup runs a group in one transaction, and behind it as many riders as there is time for. What takes too long leaves
+// the rest for the next group.
+func (b *sqliteBackend) commitGroup(c *sqlite.Conn, group, riders []*sqliteWrite) {
+	first := len(group) // of the riders
+	if group = append(group[:first:first], riders...); len(group) == 0 {
 		return
 	}
 	start := time.Now()
+	var boarding time.Time // when the first rider began
 	tx := &Tx{c: sqliteConn{c}}
 	ran := make([]*sqliteWrite, 0, len(group))
 	err := stepOnce(c, "BEGIN IMMEDIATE")
@@ -219,8 +234,11 @@ func (b *sqliteBackend) commitGroup(c *sqlite.Conn, group []*sqliteWrite) {
 			ran = group
 			break
 		}
-		if i > 0 && time.Since(start) > sqliteBatchTime {
-			b.requeue(group[i:])
+		if i == first {
+			boarding = time.Now()
+		}
+		if i > 0 && time.Since(start) > sqliteBatchTime || i > first && time.Since(boarding) > rideTime {
+			b.requeue(group, first, i)
 			break
 		}
 		ran = append(ran, w)
@@ -231,7 +249,7 @@ func (b *sqliteBackend) commitGroup(c *sqlite.Conn, group []*sqliteWrite) {
 			// a full disk or an I/O error makes SQLite roll back all of it, not only the savepoint; what would run now
 			// would be committed by itself
 			err = errors.Join(errors.New("the database rolled the transaction back"), w.err)
-			b.requeue(group[i+1:])
+			b.requeue(group, first, i+1)
 			break
 		}
 	}
@@ -264,11 +282,13 @@ func (b *sqliteBackend) commitGroup(c *sqlite.Conn, group []*sqliteWrite) {
 	}
 }
 
-// requeue puts what was not run before everything that waits.
-func (b *sqliteBackend) requeue(rest []*sqliteWrite) {
+// requeue puts what was not run, from a place in the group on, before everything that waits. first is the first rider's place.
+func (b *sqliteBackend) requeue(group []*sqliteWrite, first, from int) {
+	rest, riders := group[min(from, first):first:first], group[max(from, first):]
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.queue = append(rest[:len(rest):len(rest)], b.queue...)
+	b.queue = append(rest, b.queue...)
+	b.riders = append(riders[:len(riders):len(riders)], b.riders...)
 	b.owed = min(len(rest), 1)
 }
 
@@ -369,18 +389,24 @@ func (b *sqliteBackend) checkpoint(ctx context.Context) error {
 }
 
 // wal returns how many bytes the WAL holds, and how many of them are not in the database file yet. It reads the WAL's index,
-// whose header is documented (https://sqlite.org/walformat.html): page size at 14, frames at 16, frames that were moved at 96.
+// whose header is documented (https://sqlite.org/walformat.html): page size at 14, frames at 16, frames that were moved at 96. The
+// file stays open: to close a file gives up all locks that the process has on it (fcntl(2)), and without them another process
+// that opens the database (a command) would take this one for dead and cut the index, which it has mapped.
 func (b *sqliteBackend) wal() (size, left int64, err error) {
-	f, err := os.Open(b.path + "-shm")
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, 0, nil
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.shm == nil {
+		f, err := os.Open(b.path + "-shm")
+		if errors.Is(err, fs.ErrNotExist) {
+			return 0, 0, nil
+		}
+		if err != nil {
+			return 0, 0, err
+		}
+		b.shm = f
 	}
-	if err != nil {
-		return 0, 0, err
-	}
-	defer func() { _ = f.Close() }()
 	var h [100]byte
-	if _, err := f.ReadAt(h[:], 0); errors.Is(err, io.EOF) {
+	if _, err := b.shm.ReadAt(h[:], 0); errors.Is(err, io.EOF) {
 		return 0, 0, nil // nothing was written yet
 	} else if err != nil {
 		return 0, 0, err

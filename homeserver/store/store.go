@@ -159,7 +159,11 @@ func (s *Store) ReadOne(ctx context.Context, fn func(tx *Tx) error) error {
 // Write runs fn in one transaction and returns after its COMMIT and after this process has applied the entries that
 // fn announced (or cannot, because the database went away after the COMMIT). fn may run more than once, so it has no effects outside tx, and it makes no network calls.
 func (s *Store) Write(ctx context.Context, fn func(tx *Tx) error) error {
-	return s.writeBy(ctx, s.backend.write, fn)
+	write := s.backend.write
+	if b, ok := s.backend.(*sqliteBackend); ok && s.Rides(ctx) {
+		write = b.ride
+	}
+	return s.writeBy(ctx, write, fn)
 }
 
 // WriteFirst is Write for the one writer that most users wait for, the committer of rooms: where writes queue for one
