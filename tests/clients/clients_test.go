@@ -55,7 +55,7 @@ func startServer(t *testing.T, databaseURL string, more ...string) string {
 	proxy := startProxy(t, upstream)
 	config := filepath.Join(dir, "moothall.yaml")
 	yaml := fmt.Sprintf("server_name: localhost\npublic_url: %s\ndata_dir: %s\nlisten:\n  - address: 127.0.0.1:%d\n"+
-		"registration:\n  mode: open\nrate_limits:\n  enabled: false\n", proxy, filepath.Join(dir, "data"), port)
+		"registration:\n  mode: open\n  shared_secret: %s\nrate_limits:\n  enabled: false\n", proxy, filepath.Join(dir, "data"), port, sharedSecret)
 	yaml += strings.Join(more, "")
 	if databaseURL != "" {
 		yaml += fmt.Sprintf("database:\n  url: %q\n", databaseURL)
