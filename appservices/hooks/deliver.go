@@ -207,7 +207,11 @@ func (h *Hooks) wake() {
 }
 
 func (h *Hooks) subscriptions(ctx context.Context, counted bool) (list []store.HookSubscription, err error) {
-	err = h.d.Store.Read(ctx, func(tx *store.Tx) error {
+	read := h.d.Store.ReadOne // each round of the follower asks
+	if counted {
+		read = h.d.Store.Read
+	}
+	err = read(ctx, func(tx *store.Tx) error {
 		list, err = tx.HookSubscriptions(counted)
 		return err
 	})

@@ -588,14 +588,21 @@ func (rb *roomBatch) refresh(row *store.Room, fewer bool) (rebuild, behind bool,
 
 // write is the transaction. It may run again, so it starts from the units each time.
 func (b *commitBatch) write(tx *store.Tx) error {
+	// Where units came along while the lock was waited for, so they will now: all is asked for behind it, together.
+	var rooms, keys []int64
+	if !b.rs.gathers {
+		rooms, keys = b.compared()
+	}
+	before := len(b.units)
 	stop := b.gather()
-	err := tx.LockHead()
+	st, err := tx.LockStanding(rooms, keys)
 	stop()
+	b.rs.gathers = len(b.units) > before
 	if err != nil {
 		return err
 	}
 	b.found = tx.Head()
-	if err := b.check(tx); err != nil {
+	if err := b.check(tx, st); err != nil {
 		return err
 	}
 	w := &writer{rs: b.rs, tx: tx, now: b.rs.d.Now().UnixMilli()}
@@ -622,12 +629,11 @@ func (b *commitBatch) write(tx *store.Tx) error {
 	return nil
 }
 
-// check compares the batch with the locked database: what was sent before is answered, what is stale leaves the batch.
-func (b *commitBatch) check(tx *store.Tx) error {
-	var nids, keys []int64
+// compared tells which rooms and hashes of transaction ids check needs from the database.
+func (b *commitBatch) compared() (rooms, keys []int64) {
 	for _, rb := range b.rooms {
 		if rb.create == nil && len(rb.events) > 0 {
-			nids = append(nids, rb.nid)
+			rooms = append(rooms, rb.nid)
 		}
 		for _, k := range rb.txnKeys {
 			if k != 0 {
@@ -635,15 +641,21 @@ func (b *commitBatch) check(tx *store.Tx) error {
 			}
 		}
 	}
-	rows, hits, err := tx.Stand(nids, keys)
-	if err != nil {
+	return rooms, keys
+}
+
+// check compares the batch with the locked database: what was sent before is answered, what is stale leaves the batch. What was gathered
+// meanwhile is asked for behind the rest.
+func (b *commitBatch) check(tx *store.Tx, st *store.Standing) error {
+	rooms, keys := b.compared()
+	if err := tx.Stand(st, rooms, keys); err != nil {
 		return err
 	}
 	for _, rb := range b.rooms {
 		if rb.create != nil || len(rb.events) == 0 {
 			continue
 		}
-		if err := b.checkRoom(tx, rb, rows[rb.nid], hits); err != nil {
+		if err := b.checkRoom(tx, rb, st.Rooms[rb.nid], st.Hits); err != nil {
 			return err
 		}
 	}

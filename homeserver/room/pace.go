@@ -53,6 +53,7 @@ func (rs *Rooms) pace(ctx context.Context) {
 	if left <= 0 || n == 0 || n >= min(rs.pacer.all, batchMax) {
 		return
 	}
+	defer rs.d.Store.Coming()()
 	timer := time.NewTimer(left)
 	defer timer.Stop()
 	for rs.queue.waiting() < min(rs.pacer.all, batchMax) {

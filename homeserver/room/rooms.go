@@ -53,7 +53,9 @@ type Rooms struct {
 
 	queue committerQueue
 	pacer pacer
-	turns sync.Map // room number -> chan struct{}, which holds whose event a policy server looks at
+	// gathers tells that units came along while the last transaction waited for the log's lock; the committer's.
+	gathers bool
+	turns   sync.Map // room number -> chan struct{}, which holds whose event a policy server looks at
 }
 
 // New makes Rooms. Nothing is written before Run.

@@ -18,7 +18,8 @@ type writer struct {
 	now int64
 
 	events    []*store.Event
-	rooms     []store.Room
+	rooms     []store.Room // new ones
+	moved     []store.Room
 	state     []store.StateRow
 	members   map[memberKey]store.Membership
 	relations []store.Relation
@@ -47,16 +48,18 @@ func (w *writer) addRoom(rb *roomBatch) error {
 			return err
 		}
 	} else {
-		h, done := rb.room.view()
-		row.RoomID, row.Version, row.Creator, row.Created = string(rb.room.id), h.version.ID, string(h.creator), h.created
-		done()
+		row.RoomID = string(rb.room.id)
 	}
 	for i, e := range rb.events {
 		if err := w.addEvent(rb, &row, e, rb.txnKeys[i], rb.owners[i], i == 0); err != nil {
 			return err
 		}
 	}
-	w.rooms = append(w.rooms, row)
+	if rb.create != nil {
+		w.rooms = append(w.rooms, row)
+	} else {
+		w.moved = append(w.moved, row)
+	}
 	return nil
 }
 
@@ -168,6 +171,9 @@ func (w *writer) flush() error {
 	}
 	if err := w.tx.SaveRooms(w.rooms); err != nil {
 		return fmt.Errorf("save rooms: %w", err)
+	}
+	if err := w.tx.MoveRooms(w.moved); err != nil {
+		return fmt.Errorf("move rooms: %w", err)
 	}
 	if err := w.tx.SaveState(w.state); err != nil {
 		return fmt.Errorf("save state: %w", err)

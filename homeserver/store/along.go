@@ -23,13 +23,13 @@ const readTail = `SELECT l.pos, l.kind, coalesce(l.room, 0), coalesce(l.usr, '')
 // readAlong reads the same without a look at two tables for each message: the events with numbers from here to there, which say what
 // their entries would, and the entries that announce something else; in no particular order. Entries of events that are gone are
 // missing in it, which the tailer finds.
-const readAlong = `SELECT coalesce(pos, 0), 1, room, '', '', nid, nid, ord, event_id, status, coalesce(redacted_by, 0),
-	coalesce(device, ''), coalesce(txn, ''), features, body FROM events WHERE nid > $1 AND nid <= $2
-	UNION ALL SELECT pos, kind, coalesce(room, 0), coalesce(usr, ''), coalesce(key, ''), coalesce(ref, 0), 0, 0, '', 0, 0, '', '', NULL, NULL
-	FROM log WHERE pos > $3 AND pos <= $4 AND kind <> 1`
+const readAlong = `SELECT coalesce(pos, 0), CAST(1 AS BIGINT), room, coalesce(device, ''), coalesce(txn, ''), nid, ord, event_id, status, coalesce(redacted_by, 0),
+	features, body FROM events WHERE nid > $1 AND nid <= $2
+	UNION ALL SELECT pos, kind, coalesce(room, 0), coalesce(usr, ''), coalesce(key, ''), coalesce(ref, 0), CAST(0 AS BIGINT), '', CAST(0 AS BIGINT), CAST(0 AS BIGINT),
+	NULL, NULL FROM log WHERE pos > $3 AND pos <= $4 AND kind <> 1`
 
-// scanAlong appends the rows of readTail and readAlong to out.
-func scanAlong(out *[]Entry) func(*Row) error {
+// scanTail appends the rows of readTail to out.
+func scanTail(out *[]Entry) func(*Row) error {
 	return func(r *Row) error {
 		var l Entry
 		e := &Event{}
@@ -38,6 +38,21 @@ func scanAlong(out *[]Entry) func(*Row) error {
 		if e.NID != 0 {
 			e.Room, e.Pos = l.Room, l.Pos
 			l.Row = e
+		}
+		*out = append(*out, l)
+		return err
+	}
+}
+
+// scanAlong appends the rows of readAlong to out.
+func scanAlong(out *[]Entry) func(*Row) error {
+	return func(r *Row) error {
+		var l Entry
+		e := &Event{}
+		err := r.Scan(&l.Pos, &l.Kind, &l.Room, &l.User, &l.Key, &l.Ref, &e.Ord, &e.EventID, &e.Status, &e.RedactedBy, &e.Features, &e.Body)
+		if l.Kind == KindEvent {
+			e.NID, e.Room, e.Pos, e.Device, e.Txn = l.Ref, l.Room, l.Pos, l.User, l.Key
+			l.User, l.Key, l.Row = "", "", e
 		}
 		*out = append(*out, l)
 		return err
@@ -73,6 +88,12 @@ func (s *Store) bring(ctx context.Context, entries []Entry) {
 
 // Foreign is how many entries of other processes this one has applied.
 func (s *Store) Foreign() int64 { return s.foreign.Load() }
+
+// Coming tells that a transaction of the committer will come soon, until began is called: entries of others are left to it.
+func (s *Store) Coming() (began func()) {
+	s.inLine.Add(1)
+	return func() { s.inLine.Add(-1) }
+}
 
 // hint tells the tailer that another process has committed up to a position; 0 if it did not say which.
 func (s *Store) hint(pos int64) {

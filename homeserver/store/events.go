@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"math"
+	"time"
 )
 
 // The statuses of stored events.
@@ -108,29 +109,67 @@ type TxnHit struct {
 	EventID, Device, ID string
 }
 
-// Stand reads, in one way to the database, what a batch is compared with behind the log's lock: how rooms stand, and which events
-// were sent under transaction ids with these hashes.
-func (tx *Tx) Stand(rooms, txnKeys []int64) (map[int64]*Room, []TxnHit, error) {
-	stand := make(map[int64]*Room, len(rooms))
-	if len(rooms)+len(txnKeys) == 0 {
-		return stand, nil, nil
+// Standing is what a batch is compared with behind the log's lock. Its zero value holds nothing yet.
+type Standing struct {
+	Rooms map[int64]*Room    // how rooms stand; nil: there is no such room
+	Hits  []TxnHit           // events that were sent under transaction ids with the hashes asked for
+	asked map[int64]struct{} // hashes
+}
+
+const stand = `SELECT CAST(0 AS BIGINT), nid, state_version, last_pos, depth, extremities, '', '', '' FROM rooms WHERE nid @isint($1)
+	UNION ALL SELECT txn_key, nid, room, CAST(0 AS BIGINT), CAST(0 AS BIGINT), NULL, event_id, coalesce(device, ''), txn FROM events WHERE txn_key @isint($2)`
+
+// LockStanding locks the log's head and reads, in the same way to the database, how rooms stand then and which events were sent
+// under transaction ids with these hashes.
+func (tx *Tx) LockStanding(rooms, txnKeys []int64) (*Standing, error) {
+	st := &Standing{}
+	if tx.locked || len(rooms)+len(txnKeys) == 0 {
+		return st, tx.LockHead()
 	}
-	var hits []TxnHit
-	err := tx.Each(`SELECT 0, nid, state_version, last_pos, depth, extremities, '', '', '' FROM rooms WHERE nid IN @int($1)
-		UNION ALL SELECT txn_key, nid, room, 0, 0, NULL, event_id, coalesce(device, ''), txn FROM events WHERE txn_key IN @int($2)`, []any{rooms, txnKeys}, func(r *Row) error {
+	tx.asked = time.Now()
+	if err := tx.c.ahead(rewrite(tx.c.dialect(), lockHead), nil, tx.holdHead); err != nil {
+		return nil, fmt.Errorf("lock the log's head: %w", err)
+	}
+	if err := tx.Stand(st, rooms, txnKeys); err != nil {
+		return nil, fmt.Errorf("lock the log's head: %w", err)
+	}
+	return st, tx.headIsThere()
+}
+
+// Stand adds what was not asked for yet. The head is locked.
+func (tx *Tx) Stand(st *Standing, rooms, txnKeys []int64) error {
+	if st.Rooms == nil {
+		st.Rooms, st.asked = make(map[int64]*Room, len(rooms)), make(map[int64]struct{}, len(txnKeys))
+	}
+	var nids, keys []int64
+	for _, nid := range rooms {
+		if _, ok := st.Rooms[nid]; !ok {
+			nids = append(nids, nid)
+			st.Rooms[nid] = nil
+		}
+	}
+	for _, k := range txnKeys {
+		if _, ok := st.asked[k]; !ok {
+			keys = append(keys, k)
+			st.asked[k] = struct{}{}
+		}
+	}
+	if len(nids)+len(keys) == 0 {
+		return nil
+	}
+	return tx.Each(stand, []any{nids, keys}, func(r *Row) error {
 		m, h := &Room{}, TxnHit{}
 		if err := r.Scan(&h.TxnKey, &m.NID, &m.StateVersion, &m.LastPos, &m.Depth, &m.Extremities, &h.EventID, &h.Device, &h.ID); err != nil {
 			return err
 		}
 		if h.TxnKey == 0 {
-			stand[m.NID] = m
+			st.Rooms[m.NID] = m
 			return nil
 		}
 		h.NID, h.Room = m.NID, m.StateVersion
-		hits = append(hits, h)
+		st.Hits = append(st.Hits, h)
 		return nil
 	})
-	return stand, hits, err
 }
 
 // RedactEvent replaces the body of an event by its redacted form and keeps the original apart.

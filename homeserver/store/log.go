@@ -81,15 +81,28 @@ func (tx *Tx) LockHead() error {
 	if tx.locked {
 		return nil
 	}
-	asked := time.Now()
-	found, err := tx.Get([]any{&tx.head, &tx.nid}, `SELECT pos, event_nid FROM log_head WHERE id = 1 @forupdate`)
-	if err != nil {
+	tx.asked = time.Now()
+	if err := tx.c.query(rewrite(tx.c.dialect(), lockHead), nil, tx.holdHead); err != nil {
 		return fmt.Errorf("lock the log's head: %w", err)
 	}
-	if !found {
+	return tx.headIsThere()
+}
+
+const lockHead = `SELECT pos, event_nid FROM log_head WHERE id = 1 @forupdate`
+
+// holdHead notes the answer of lockHead.
+func (tx *Tx) holdHead(r *Row) error {
+	if err := r.Scan(&tx.head, &tx.nid); err != nil {
+		return err
+	}
+	tx.locked, tx.found, tx.foundNID = true, tx.head, tx.nid
+	return nil
+}
+
+func (tx *Tx) headIsThere() error {
+	if !tx.locked {
 		return errors.New("the log has no head row; the database is damaged")
 	}
-	tx.locked, tx.found, tx.foundNID, tx.asked = true, tx.head, tx.nid, asked
 	return nil
 }
 
@@ -418,8 +431,13 @@ func (s *Store) tail(ctx context.Context) error {
 				continue
 			}
 		case <-timer.C:
-			if age := s.sinceConfirmed(); age < wait { // a transaction of this process saw the head meanwhile
+			age := s.sinceConfirmed()
+			if age < wait { // a transaction of this process saw the head meanwhile
 				timer.Reset(wait - age)
+				continue
+			}
+			if age < 4*pollBusy && s.inLine.Load() > 0 { // one is about to
+				timer.Reset(pollBusy)
 				continue
 			}
 		}
@@ -484,7 +502,7 @@ func (s *Store) tailOnce(ctx context.Context, hint int64) (int, error) {
 			// what was committed since the look at the head comes along: the log only grows
 			err = s.ReadOne(ctx, func(tx *Tx) error {
 				entries = nil
-				return tx.Each(readTail, []any{from, int64(math.MaxInt64), tailChunk}, scanAlong(&entries))
+				return tx.Each(readTail, []any{from, int64(math.MaxInt64), tailChunk}, scanTail(&entries))
 			})
 		}
 		if err != nil {

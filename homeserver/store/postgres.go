@@ -91,7 +91,7 @@ func committing(pc *pgxpool.Config, listen string) *pgxpool.Config {
 	first.MaxConns, first.MinConns = 1, 0
 	pc.MaxConns--
 	first.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
-	for _, way := range []string{"seqscan", "hashjoin", "mergejoin"} {
+	for _, way := range []string{"seqscan", "bitmapscan", "hashjoin", "mergejoin"} {
 		first.ConnConfig.RuntimeParams["enable_"+way] = "off"
 	}
 	return first
@@ -175,21 +175,21 @@ func (b *pgBackend) commit(ctx context.Context, c *pgConn, tx *Tx) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
 	defer cancel()
-	batch := c.batch()
+	batch, before := c.batch()
 	if err := tx.queueLog(batch); err != nil {
 		return err
 	}
-	before := batch.Len()
+	for len(before) < batch.Len() {
+		before = append(before, nil)
+	}
 	batch.Queue("commit")
 	args, along := tx.missing()
 	if along { // behind COMMIT: nobody waits for the lock meanwhile
 		batch.Queue(readAlong, args...)
 	}
 	res := c.c.SendBatch(ctx, batch)
-	for range before {
-		if _, err := res.Exec(); err != nil {
-			return commitError(errors.Join(err, res.Close()))
-		}
+	if err := answers(res, before); err != nil {
+		return commitError(errors.Join(err, res.Close()))
 	}
 	tag, err := res.Exec()
 	if err != nil {
@@ -317,22 +317,47 @@ type pgConn struct {
 type pgStatement struct {
 	sql  string
 	args []any
+	fn   func(*Row) error // gets the rows of the answer; nil: none are expected
 }
 
 func (p *pgConn) dialect() dialect { return dialectPostgres }
 
-// batch takes what is pending into a pipeline.
-func (p *pgConn) batch() *pgx.Batch {
-	b := &pgx.Batch{}
+// batch takes what is pending into a pipeline, and tells who gets the answers.
+func (p *pgConn) batch() (b *pgx.Batch, fns []func(*Row) error) {
+	b = &pgx.Batch{}
 	if p.begin != "" && !p.begun {
 		b.Queue(p.begin)
+		fns = append(fns, nil)
 		p.begun = true
 	}
 	for _, s := range p.pending {
 		b.Queue(s.sql, s.args...)
+		fns = append(fns, s.fn)
 	}
 	p.pending = p.pending[:0]
-	return b
+	return b, fns
+}
+
+// answers gives the next answers of a pipeline to those who wait for them.
+func answers(res pgx.BatchResults, fns []func(*Row) error) error {
+	for _, fn := range fns {
+		if fn == nil {
+			if _, err := res.Exec(); err != nil {
+				return err
+			}
+			continue
+		}
+		rows, err := res.Query()
+		if err != nil {
+			return err
+		}
+		err = eachRow(rows, fn)
+		rows.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // rollback ends the transaction, if it has begun.
@@ -369,14 +394,11 @@ func (p *pgConn) send(sql string, args []any, fn func(pgx.Rows) error) error {
 		defer rows.Close()
 		return fn(rows)
 	}
-	b := p.batch()
-	before := b.Len()
+	b, before := p.batch()
 	b.Queue(sql, args...)
 	res := p.c.SendBatch(ctx, b)
-	for range before {
-		if _, err := res.Exec(); err != nil {
-			return errors.Join(err, res.Close())
-		}
+	if err := answers(res, before); err != nil {
+		return errors.Join(err, res.Close())
 	}
 	rows, err := res.Query()
 	if err != nil {
@@ -409,6 +431,12 @@ func (p *pgConn) script(stmts []string) (failed int, err error) {
 
 func (p *pgConn) query(sql string, args []any, fn func(*Row) error) error {
 	return p.send(sql, args, func(rows pgx.Rows) error { return eachRow(rows, fn) })
+}
+
+// ahead keeps a query for the next statement that has an answer, or for COMMIT; fn gets its rows then.
+func (p *pgConn) ahead(sql string, args []any, fn func(*Row) error) error {
+	p.pending = append(p.pending, pgStatement{sql, args, fn})
+	return nil
 }
 
 func eachRow(rows pgx.Rows, fn func(*Row) error) error {
@@ -515,6 +543,6 @@ func (p *pgConn) insert(q *insertSQL, rows int, vals func(int) []any) error {
 	if err != nil {
 		return err
 	}
-	p.pending = append(p.pending, pgStatement{q.sql, arrays})
+	p.pending = append(p.pending, pgStatement{sql: q.sql, args: arrays})
 	return nil
 }

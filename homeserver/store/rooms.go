@@ -63,13 +63,32 @@ func (tx *Tx) NextRoomNID() (int64, error) {
 var roomCols = []Col{{"nid", Int}, {"room_id", Text}, {"version", Text}, {"creator", Text}, {"created", Int}, {"state_version", Int},
 	{"last_pos", Int}, {"depth", Int}, {"extremities", Bytes}, {"published", Int}, {"room_type", Text}}
 
-// SaveRooms adds new rooms, and moves the heads of those that exist.
+var moveCols = []Col{{"nid", Int}, {"state_version", Int}, {"last_pos", Int}, {"depth", Int}, {"extremities", Bytes}}
+
+var moveRooms = [...]*insertSQL{
+	dialectSQLite: {cols: moveCols, sql: `UPDATE rooms SET state_version = ?2, last_pos = ?3, depth = ?4, extremities = ?5 WHERE nid = ?1`},
+	dialectPostgres: {cols: moveCols, sql: `UPDATE rooms AS r SET state_version = v.state_version, last_pos = v.last_pos, depth = v.depth, extremities = v.extremities
+		FROM (SELECT unnest($1::bigint[]) AS nid, unnest($2::bigint[]) AS state_version, unnest($3::bigint[]) AS last_pos, unnest($4::bigint[]) AS depth,
+		unnest($5::bytea[]) AS extremities) AS v WHERE r.nid = v.nid`},
+}
+
+// MoveRooms moves the heads of rooms that exist: those that Stand has read.
+func (tx *Tx) MoveRooms(rooms []Room) error {
+	if len(rooms) == 0 {
+		return nil
+	}
+	return tx.c.insert(moveRooms[tx.c.dialect()], len(rooms), func(i int) []any {
+		r := &rooms[i]
+		return []any{r.NID, r.StateVersion, r.LastPos, r.Depth, r.Extremities}
+	})
+}
+
+// SaveRooms adds new rooms.
 func (tx *Tx) SaveRooms(rooms []Room) error {
 	return tx.Insert("rooms", roomCols, len(rooms), func(i int) []any {
 		r := &rooms[i]
 		return []any{r.NID, r.RoomID, r.Version, r.Creator, r.Created, r.StateVersion, r.LastPos, r.Depth, r.Extremities, r.Published, r.Type}
-	}, `ON CONFLICT (nid) DO UPDATE SET state_version = excluded.state_version, last_pos = excluded.last_pos,
-		depth = excluded.depth, extremities = excluded.extremities`)
+	}, "")
 }
 
 // StateRow is one entry of a room's state.

@@ -14,8 +14,8 @@ import (
 func TestSimulationCatchesMutants(t *testing.T) {
 	mutants := []struct{ name, file, from, to string }{
 		{"versions are checked before the lock", "../room/commit.go",
-			"\terr := tx.LockHead()\n\tstop()\n\tif err != nil {\n\t\treturn err\n\t}\n\tb.found = tx.Head()\n\tif err := b.check(tx); err != nil {\n\t\treturn err\n\t}\n",
-			"\tstop()\n\tif err := b.check(tx); err != nil {\n\t\treturn err\n\t}\n\tif err := tx.LockHead(); err != nil {\n\t\treturn err\n\t}\n"},
+			"\tst, err := tx.LockStanding(rooms, keys)\n\tstop()\n\tb.rs.gathers = len(b.units) > before\n\tif err != nil {\n\t\treturn err\n\t}\n",
+			"\t_, _, _ = rooms, keys, before\n\tstop()\n\tst := &store.Standing{}\n\tif err := b.check(tx, st); err != nil {\n\t\treturn err\n\t}\n\tif err := tx.LockHead(); err != nil {\n\t\treturn err\n\t}\n"},
 		{"a state event follows only what its node knew", "../room/commit.go",
 			"if fewer || rb.line.states > 0 || len(ext) > prevEvents/2 {", "if fewer || len(ext) > prevEvents/2 {"},
 		{"transaction ids are not looked up", "../room/commit.go", "for _, h := range hits {", "for _, h := range hits[:0] {"},

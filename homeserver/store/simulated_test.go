@@ -614,6 +614,10 @@ func (c *simConn) query(sql string, args []any, fn func(*Row) error) error {
 	return c.run(locks, func(s sqliteConn) error { return s.query(sql, args, fn) })
 }
 
+func (c *simConn) ahead(sql string, args []any, fn func(*Row) error) error {
+	return c.query(sql, args, fn)
+}
+
 func (c *simConn) insert(q *insertSQL, rows int, vals func(int) []any) error {
 	pipeline := c.pipeline
 	c.pipeline = true // bulk inserts wait for the next statement

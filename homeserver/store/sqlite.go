@@ -536,6 +536,10 @@ func (s sqliteConn) query(sql string, args []any, fn func(*Row) error) error {
 	}
 }
 
+func (s sqliteConn) ahead(sql string, args []any, fn func(*Row) error) error {
+	return s.query(sql, args, fn)
+}
+
 func (s sqliteConn) insert(q *insertSQL, rows int, vals func(int) []any) error {
 	stmt, err := s.c.Prepare(q.sql)
 	if err != nil {

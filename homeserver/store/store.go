@@ -56,7 +56,7 @@ type Store struct {
 	kick       chan struct{}        // asks the tailer to look at the head now
 	foreign    atomic.Int64         // entries of other processes that were applied
 	hints      chan int64           // tells the tailer up to where other processes have committed
-	inLine     atomic.Int64         // transactions of the committer that wait for the log's lock or hold it
+	inLine     atomic.Int64         // transactions of the committer that are about to begin, wait for the log's lock or hold it
 
 	born       time.Time
 	behind     atomic.Int64 // when a look at the head began with which this process did not catch up; 0: never

@@ -17,6 +17,8 @@ import (
 type conn interface {
 	exec(sql string, args []any) (int64, error)
 	query(sql string, args []any, fn func(*Row) error) error
+	// ahead is query where the answer may come with that of the next statement that has one.
+	ahead(sql string, args []any, fn func(*Row) error) error
 	insert(q *insertSQL, rows int, vals func(i int) []any) error
 	dialect() dialect
 }
@@ -138,7 +140,7 @@ func insertStatement(k insertKey, cols []Col) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "INSERT INTO %s (%s) ", k.table, k.cols)
 	if k.d == dialectPostgres {
-		b.WriteString("SELECT * FROM unnest(")
+		b.WriteString("SELECT ")
 	} else {
 		b.WriteString("VALUES (")
 	}
@@ -147,12 +149,15 @@ func insertStatement(k insertKey, cols []Col) string {
 			b.WriteString(", ")
 		}
 		if k.d == dialectPostgres {
-			fmt.Fprintf(&b, "$%d::%s[]", i+1, [...]string{"bigint", "text", "bytea"}[c.Type])
+			fmt.Fprintf(&b, "unnest($%d::%s[])", i+1, [...]string{"bigint", "text", "bytea"}[c.Type])
 		} else {
 			fmt.Fprintf(&b, "?%d", i+1)
 		}
 	}
-	b.WriteString(") ")
+	if k.d != dialectPostgres {
+		b.WriteByte(')')
+	}
+	b.WriteByte(' ')
 	b.WriteString(k.suffix)
 	return b.String()
 }
@@ -294,6 +299,15 @@ func expand(d dialect, sql string) string {
 				b.WriteString("(SELECT unnest(" + param + "::" + typ + "[]))")
 			} else {
 				b.WriteString("(SELECT value FROM json_each(?" + param[1:] + "))")
+			}
+			i += end
+		case c == '@' && strings.HasPrefix(rest, "@isint("):
+			end := strings.IndexByte(rest, ')')
+			param := rest[len("@isint("):end]
+			if d == dialectPostgres {
+				b.WriteString("= ANY(" + param + "::bigint[])")
+			} else {
+				b.WriteString("IN (SELECT value FROM json_each(?" + param[1:] + "))")
 			}
 			i += end
 		case c == '@' && strings.HasPrefix(rest, "@forupdate"):
