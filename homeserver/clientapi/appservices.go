@@ -81,7 +81,7 @@ func (a *API) registerByService(w http.ResponseWriter, r *http.Request, req regi
 		return err
 	}
 	if is(req.InhibitLogin) {
-		return web.WriteJSON(w, loginResponse{UserID: user})
+		return web.WriteJSON(w, loginResponse{UserID: user, HomeServer: user.Homeserver()})
 	}
 	return a.signIn(w, r, user, account.SignIn{
 		Way: account.WayAppService, Device: req.DeviceID, DeviceDisplayName: req.DeviceName, Refreshable: is(req.RefreshTokens),

@@ -72,6 +72,8 @@ type loginResponse struct {
 	RefreshToken string      `json:"refresh_token,omitempty"`
 	ExpiresInMS  int64       `json:"expires_in_ms,omitempty"`
 	DeviceID     id.DeviceID `json:"device_id,omitempty"`
+	// HomeServer is deprecated, and what administration tools name this server by.
+	HomeServer string `json:"home_server"`
 }
 
 // login handles POST /_matrix/client/v3/login. Spec: client-server API, "Login".
@@ -151,7 +153,9 @@ func (a *API) signIn(w http.ResponseWriter, r *http.Request, user id.UserID, in 
 }
 
 func newLoginResponse(user id.UserID, device id.DeviceID, t account.Tokens) loginResponse {
-	return loginResponse{UserID: user, AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, ExpiresInMS: t.ExpiresInMS, DeviceID: device}
+	return loginResponse{
+		UserID: user, AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, ExpiresInMS: t.ExpiresInMS, DeviceID: device, HomeServer: user.Homeserver(),
+	}
 }
 
 // getLoginToken handles POST /_matrix/client/v1/login/get_token.

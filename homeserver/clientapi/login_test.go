@@ -190,6 +190,9 @@ const (
 func (s *accountServer) login(t *testing.T, localpart string, device id.DeviceID) string {
 	t.Helper()
 	got := s.expect(t, "POST", login, "", `{"type":"m.login.password","identifier":{"type":"m.id.user","user":"`+localpart+`"},"password":"`+password+`","device_id":"`+string(device)+`"}`, 200, "")
+	if got.str("home_server") != "example.org" { // deprecated, and what tools name the server by
+		t.Errorf("signed in at %q", got.str("home_server"))
+	}
 	return got.str("access_token")
 }
 

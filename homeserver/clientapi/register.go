@@ -98,7 +98,7 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 		return a.keepRegistration(r.Context(), again, req, before, now, err)
 	}
 	if is(req.InhibitLogin) {
-		return web.WriteJSON(w, loginResponse{UserID: u.ID})
+		return web.WriteJSON(w, loginResponse{UserID: u.ID, HomeServer: u.ID.Homeserver()})
 	}
 	return a.signIn(w, r, u.ID, account.SignIn{Way: account.WayRegistration, Device: req.DeviceID, DeviceDisplayName: req.DeviceName, Refreshable: is(req.RefreshTokens)})
 }

@@ -72,18 +72,13 @@ func (a *API) secretRegistration(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := secretRegistrationResponse{loginResponse: loginResponse{UserID: u.ID}, HomeServer: a.ServerName}
+	out := loginResponse{UserID: u.ID, HomeServer: a.ServerName}
 	if !req.InhibitLogin {
 		device, tokens, err := a.Accounts.SignIn(r.Context(), u.ID, account.SignIn{Way: account.WayAdmin})
 		if err != nil {
 			return err
 		}
-		out.loginResponse = newLoginResponse(u.ID, device, tokens)
+		out = newLoginResponse(u.ID, device, tokens)
 	}
 	return web.WriteJSON(w, out)
-}
-
-type secretRegistrationResponse struct {
-	loginResponse
-	HomeServer string `json:"home_server"`
 }
