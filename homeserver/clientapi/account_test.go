@@ -1,6 +1,7 @@
 package clientapi_test
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/hex"
@@ -9,8 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	"maunium.net/go/mautrix/id"
+
 	"github.com/moothall/moothall/homeserver/account"
 	"github.com/moothall/moothall/homeserver/clientapi"
+	"github.com/moothall/moothall/homeserver/mxerr"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/store/storetest"
 )
@@ -322,6 +326,36 @@ func TestDeactivate(t *testing.T) {
 			t.Errorf("alice is %+v, %v", u, err)
 		}
 	})
+}
+
+// TestPasswordCapability tells clients whether a password can be changed here, and refuses to change it elsewhere.
+// Spec: client-server API, "m.change_password capability".
+func TestPasswordCapability(t *testing.T) {
+	s := serveAccounts(t, store.Config{DataDir: t.TempDir()}, func(o *options) {
+		o.elsewhere = func(_ context.Context, user id.UserID) (bool, error) { return user == "@directory:example.org", nil }
+	})
+	sso := serveAccounts(t, store.Config{DataDir: t.TempDir()}, func(o *options) {
+		o.sso = &clientapi.SSODeps{Providers: func() []clientapi.IdentityProvider { return nil }}
+	})
+	for _, tc := range []struct {
+		server *accountServer
+		name   string
+		want   string
+	}{{s, "local", "true"}, {s, "directory", "false"}, {sso, "federated", "false"}} {
+		tc.server.user(t, tc.name)
+		_, tokens, err := tc.server.SignIn(t.Context(), id.UserID("@"+tc.name+":example.org"), account.SignIn{Way: account.WayAdmin})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := tc.server.expect(t, "GET", v3+"/capabilities", tokens.AccessToken, "", 200, "")
+		if can := got.str(`capabilities.m\.change_password.enabled`); can != tc.want {
+			t.Errorf("%s: %q", tc.name, can)
+		}
+		err = tc.server.SetPassword(t.Context(), id.UserID("@"+tc.name+":example.org"), "another horse battery", nil)
+		if refused := mxerr.Is(err, "M_FORBIDDEN"); refused != (tc.name == "directory") || err != nil && !refused {
+			t.Errorf("%s: changing it: %v", tc.name, err)
+		}
+	}
 }
 
 func TestServerFacts(t *testing.T) {

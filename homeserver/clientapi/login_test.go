@@ -54,8 +54,10 @@ func (l *lockedLog) String() string {
 
 // options change what an accountServer is made of.
 type options struct {
-	config account.Config
-	limits *web.Limiter
+	config    account.Config
+	limits    *web.Limiter
+	elsewhere func(context.Context, id.UserID) (bool, error)
+	sso       *clientapi.SSODeps
 }
 
 func serveAccounts(t *testing.T, cfg store.Config, change func(*options)) *accountServer {
@@ -75,7 +77,7 @@ func serveAccounts(t *testing.T, cfg store.Config, change func(*options)) *accou
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	s.Accounts = account.New(account.Deps{Store: st, ServerName: "example.org", Logger: log, Config: o.config,
+	s.Accounts = account.New(account.Deps{Store: st, ServerName: "example.org", Logger: log, Config: o.config, PasswordElsewhere: o.elsewhere,
 		Clock: func() time.Time { return time.UnixMilli(s.clock.Load()) }})
 	follows := make(chan struct{})
 	var once atomic.Bool
@@ -105,7 +107,7 @@ func serveAccounts(t *testing.T, cfg store.Config, change func(*options)) *accou
 			}
 		}
 	}
-	api := clientapi.New(clientapi.Deps{ServerName: "example.org", Store: st, Accounts: s.Accounts, Limits: o.limits, Logger: log})
+	api := clientapi.New(clientapi.Deps{ServerName: "example.org", Store: st, Accounts: s.Accounts, Limits: o.limits, Logger: log, SSO: o.sso})
 	mux, err := web.NewMux(web.Config{Authenticate: s.Authenticator, Limits: o.limits, Logger: log,
 		OnPanic: func(p any) { t.Errorf("panic: %v", p) }}, api.Routes())
 	if err != nil {
