@@ -346,13 +346,16 @@ func (b *sqliteBackend) exclusive(ctx context.Context, fn func(*Tx) error) error
 	return sqliteError(err)
 }
 
-// Sizes of the WAL, in bytes: what is moved at once, when the WAL is to begin anew, what writers may wait for then, and what no
-// reader may make it grow beyond.
+// Sizes of the WAL, in bytes: what is moved at once, when the WAL is to begin anew, what writers may wait for then (more where
+// it has become twice as long since), and what no reader may make it grow beyond.
 const (
 	walStep  = 4 << 20
 	walLong  = 32 << 20
-	walShort = 1 << 20
+	walShort = 128 << 10
+	walMore  = 1 << 20
 	walMost  = 256 << 20
+
+	walRounds = 4 // how often what came meanwhile is moved, until it is short
 )
 
 // checkpoint moves the WAL into the database file beside the commits. Under steady writing a checkpoint always leaves what came
@@ -368,12 +371,19 @@ func (b *sqliteBackend) checkpoint(ctx context.Context) error {
 	}
 	defer func() { _ = c.Close() }()
 	c.SetInterrupt(ctx.Done())
-	if err := sqliteRun(c, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
-		return err
+	for range walRounds { // each round takes less time than the one before, so that less comes meanwhile
+		if err := sqliteRun(c, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+			return err
+		}
+		if size, left, err = b.wal(); err != nil || size < walLong {
+			return err
+		}
+		if left <= walShort {
+			break
+		}
 	}
-	size, left, err = b.wal()
-	if err != nil || size < walLong || left > walShort && size < walMost {
-		return err // by the next look the rest is smaller
+	if left > walMore && size < walMost || left > walShort && size < 2*walLong {
+		return nil // by the next look the rest is smaller
 	}
 	mode := "PASSIVE"
 	if size >= walMost {
