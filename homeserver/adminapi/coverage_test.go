@@ -2,6 +2,7 @@ package adminapi
 
 import (
 	"context"
+	_ "embed"
 	"flag"
 	"fmt"
 	"os"
@@ -61,6 +62,11 @@ var synapse = []struct{ method, path, note string }{
 	{"GET", "/v1/scheduled_tasks", ""}, {"POST", "/v1/account_validity/validity", "accounts end with their person's entry in the directory, or are locked"},
 }
 
+// tools says which programs were run against it.
+//
+//go:embed testdata/tools.md
+var tools string
+
 // TestCoverage keeps the table of the documentation true to the routes.
 func TestCoverage(t *testing.T) {
 	const file = "../../docs/admin-api.md"
@@ -71,7 +77,7 @@ func TestCoverage(t *testing.T) {
 	}
 	var b strings.Builder
 	b.WriteString("# Synapse's administration API\n\nWhat of it is here, below `/_synapse/admin`; made by `go test ./homeserver/adminapi -run TestCoverage -update`. " +
-		"It takes the access token of\nan administrator; every act stands in the audit log.\n\n| Endpoint | Here |\n|---|---|\n")
+		"It takes the access token of\nan administrator; every act stands in the audit log.\n\n" + tools + "\n## Endpoints\n\n| Endpoint | Here |\n|---|---|\n")
 	for _, e := range synapse {
 		key := e.method + " " + e.path
 		here := slices.Contains(served, key)
