@@ -88,7 +88,7 @@ func (s *Server) buildParts() error {
 	s.outbox = account.NewOutbox(account.OutboxDeps{Store: s.store, Logger: s.log, Send: mailer})
 	s.accounts = account.New(account.Deps{
 		Store: s.store, ServerName: s.cfg.ServerName, Logger: s.log, Config: s.cfg.AccountConfig(), Audit: s.audit,
-		OnDeviceDeleted:   []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted, clientsync.DeviceDeleted, upstream.DeviceDeleted, sso.DeviceDeleted},
+		OnDeviceDeleted:   []func(*store.Tx, id.UserID, id.DeviceID) error{s.keys.DeviceDeleted, clientsync.DeviceDeleted, push.DeviceDeleted, upstream.DeviceDeleted, sso.DeviceDeleted},
 		OnDeviceReused:    []func(*store.Tx, id.UserID, id.DeviceID) error{upstream.DeviceDeleted, sso.DeviceDeleted},
 		LeaveAllRooms:     s.rooms.LeaveAll,
 		MailQueued:        s.outbox.Kick,

@@ -97,6 +97,7 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.simplified_msc3575": true, // sliding sync, which Element X needs
 	"org.matrix.msc3814":            true, // dehydrated devices
 	"org.matrix.msc3874":            true, // /messages by how events relate to others
+	"org.matrix.msc3881":            true, // pushers that other devices switch off
 	"org.matrix.msc4140":            true, // delayed events, which calls need
 	"org.matrix.msc4143":            true, // media servers for calls
 

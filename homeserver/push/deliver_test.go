@@ -117,6 +117,41 @@ func TestDelivery(t *testing.T) {
 	})
 }
 
+// TestDisabledPusher switches a pusher off and on, as other devices of the user do (MSC3881).
+func TestDisabledPusher(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		w, g := newWorld(t, cfg), newGateway(t)
+		w.run()
+		set := func(more string) {
+			t.Helper()
+			w.do(alice, "POST", "/pushers/set", "{"+more+pusherBody(g, "app", "key", "")[1:], 200, "")
+		}
+		shows := func(enabled bool) {
+			t.Helper()
+			list := w.do(alice, "GET", "/pushers", "", 200, "").Get("pushers").Array()
+			if len(list) != 1 || list[0].Get(`org\.matrix\.msc3881\.enabled`).Bool() != enabled || list[0].Get(`org\.matrix\.msc3881\.device_id`).Str != "DEV" {
+				t.Errorf("pushers: %v, want one that is enabled: %t", list, enabled)
+			}
+		}
+		set("")
+		shows(true)
+		w.say(1, message("$1", bob, "one"))
+		g.next(t)
+		set(`"org.matrix.msc3881.enabled":false,`)
+		shows(false)
+		w.say(2, message("$2", bob, "two"))
+		w.setUnread(alice, Counts{Unread: 1})
+		g.none(t)
+		set(`"org.matrix.msc3881.enabled":true,`)
+		shows(true)
+		w.say(3, message("$3", bob, "three"))
+		if n := g.next(t); n.Get("event_id").Str != "$3" {
+			t.Errorf("switched on again: %s", n.Raw)
+		}
+		w.do(alice, "POST", "/pushers/set", `{"org.matrix.msc3881.enabled":1,`+pusherBody(g, "app", "key", "")[1:], 400, "M_BAD_JSON")
+	})
+}
+
 func TestDeliveryEventIDOnly(t *testing.T) {
 	w, g := newWorld(t, store.Config{DataDir: t.TempDir()}), newGateway(t)
 	w.do(alice, "POST", "/pushers/set", pusherBody(g, "app", "k", "event_id_only"), 200, "")

@@ -40,6 +40,10 @@ type pusherJSON struct {
 	ProfileTag string         `json:"profile_tag,omitempty"`
 	Lang       *string        `json:"lang"`
 	Data       jsontext.Value `json:"data"`
+
+	// MSC3881, by which a user's other devices switch it off and on
+	Enabled *bool       `json:"org.matrix.msc3881.enabled,omitempty"`
+	Device  id.DeviceID `json:"org.matrix.msc3881.device_id,omitempty"`
 }
 
 // getPushers handles GET /_matrix/client/v3/pushers.
@@ -56,8 +60,9 @@ func (p *Push) getPushers(w http.ResponseWriter, r *http.Request) error {
 	out := make([]pusherJSON, len(list))
 	for i := range list {
 		l := &list[i]
+		enabled := !l.Disabled
 		out[i] = pusherJSON{Pushkey: l.Pushkey, Kind: &l.Kind, AppID: l.AppID, AppName: &l.AppName, DeviceName: &l.DeviceName,
-			ProfileTag: l.ProfileTag, Lang: &l.Lang, Data: l.Data}
+			ProfileTag: l.ProfileTag, Lang: &l.Lang, Data: l.Data, Enabled: &enabled, Device: l.Device}
 	}
 	return web.WriteJSON(w, map[string]any{"pushers": out})
 }
@@ -92,7 +97,7 @@ func (p *Push) setPusher(w http.ResponseWriter, r *http.Request) error {
 	}
 	set := store.Pusher{User: who.UserID, AppID: body.AppID, Pushkey: body.Pushkey, Kind: kind, AppName: *body.AppName,
 		DeviceName: *body.DeviceName, ProfileTag: body.ProfileTag, Lang: *body.Lang, Data: body.Data, Device: who.DeviceID,
-		Updated: time.Now().UnixMilli()}
+		Disabled: body.Enabled != nil && !*body.Enabled, Updated: time.Now().UnixMilli()}
 	err = p.Store.Write(r.Context(), func(tx *store.Tx) error {
 		if kind == kindEmail {
 			if err := ownAddress(tx, who.UserID, set.Pushkey); err != nil {
@@ -107,6 +112,8 @@ func (p *Push) setPusher(w http.ResponseWriter, r *http.Request) error {
 		for _, h := range have {
 			if h.AppID != set.AppID || h.Pushkey != set.Pushkey {
 				n++
+			} else if body.Enabled != nil {
+				set.Device = h.Device // whoever switches it does not become the device that it notifies
 			}
 		}
 		if n >= maxPushers {

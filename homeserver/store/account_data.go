@@ -68,3 +68,9 @@ func (tx *Tx) ForgetRoomAccountData(user id.UserID, room int64) error {
 	_, err := tx.Exec(`DELETE FROM account_data WHERE usr = $1 AND room = $2`, user, room)
 	return err
 }
+
+// DeleteAccountData removes account data that belongs to no room, without a word to the user's clients.
+func (tx *Tx) DeleteAccountData(user id.UserID, dataTypes ...string) error {
+	_, err := tx.Exec(`DELETE FROM account_data WHERE usr = $1 AND room = 0 AND type IN @text($2)`, user, dataTypes)
+	return err
+}

@@ -63,17 +63,18 @@ type Pusher struct {
 	Lang       string
 	Data       []byte      // JSON object
 	Device     id.DeviceID // the device that set it, "" for none
+	Disabled   bool        // it is kept, and nothing goes there
 	Updated    int64       // ms since 1970
 	Badge      int64       // last unread count the gateway was told of, -1 for none
 	Failures   int64       // attempts that failed since the last success
 }
 
-const pusherCols = `id, usr, app_id, pushkey, kind, app_name, device_name, profile_tag, lang, data, device, updated, badge, failures`
+const pusherCols = `id, usr, app_id, pushkey, kind, app_name, device_name, profile_tag, lang, data, device, disabled, updated, badge, failures`
 
 func (p *Pusher) scan(r *Row) error {
 	var data Content
 	err := r.Scan(&p.ID, &p.User, &p.AppID, &p.Pushkey, &p.Kind, &p.AppName, &p.DeviceName, &p.ProfileTag, &p.Lang, &data,
-		&p.Device, &p.Updated, &p.Badge, &p.Failures)
+		&p.Device, &p.Disabled, &p.Updated, &p.Badge, &p.Failures)
 	p.Data = data
 	return err
 }
@@ -95,19 +96,19 @@ func (tx *Tx) Pushers(user id.UserID) ([]Pusher, error) {
 	return tx.pushers(`usr = $1 ORDER BY id`, user)
 }
 
-// PushersOf lists the pushers of several users.
+// PushersOf lists the pushers of several users that are not disabled.
 func (tx *Tx) PushersOf(users []string) ([]Pusher, error) {
-	return tx.pushers(`usr IN @text($1) ORDER BY id`, users)
+	return tx.pushers(`usr IN @text($1) AND disabled = 0 ORDER BY id`, users)
 }
 
 // PushersWithCount lists those pushers of the users whose gateway was told of unread messages, or is about to be.
 func (tx *Tx) PushersWithCount(users []string) ([]Pusher, error) {
-	return tx.pushers(`usr IN @text($1) AND (badge > 0 OR EXISTS (SELECT 1 FROM push_queue q WHERE q.pusher = pushers.id)) ORDER BY id`, users)
+	return tx.pushers(`usr IN @text($1) AND disabled = 0 AND (badge > 0 OR EXISTS (SELECT 1 FROM push_queue q WHERE q.pusher = pushers.id)) ORDER BY id`, users)
 }
 
-// UsersWithPushers lists who has pushers.
+// UsersWithPushers lists who has pushers that are not disabled.
 func (tx *Tx) UsersWithPushers() (out []string, err error) {
-	err = tx.Each(`SELECT DISTINCT usr FROM pushers`, nil, func(r *Row) error {
+	err = tx.Each(`SELECT DISTINCT usr FROM pushers WHERE disabled = 0`, nil, func(r *Row) error {
 		var u string
 		if err := r.Scan(&u); err != nil {
 			return err
@@ -136,16 +137,19 @@ func (tx *Tx) SetPusher(p Pusher, keepOthers bool) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(`INSERT INTO pushers (id, usr, app_id, pushkey, kind, app_name, device_name, profile_tag, lang, data, device, updated)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+	_, err = tx.Exec(`INSERT INTO pushers (id, usr, app_id, pushkey, kind, app_name, device_name, profile_tag, lang, data, device, disabled, updated)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 		ON CONFLICT (usr, app_id, pushkey) DO UPDATE SET kind = excluded.kind, app_name = excluded.app_name,
 		device_name = excluded.device_name, profile_tag = excluded.profile_tag, lang = excluded.lang, data = excluded.data,
-		device = excluded.device, updated = excluded.updated, badge = -1, failures = 0, next_try = 0`,
-		pos, p.User, p.AppID, p.Pushkey, p.Kind, p.AppName, p.DeviceName, p.ProfileTag, p.Lang, Content(p.Data), p.Device, p.Updated)
+		device = excluded.device, disabled = excluded.disabled, updated = excluded.updated, badge = -1, failures = 0, next_try = 0`,
+		pos, p.User, p.AppID, p.Pushkey, p.Kind, p.AppName, p.DeviceName, p.ProfileTag, p.Lang, Content(p.Data), p.Device, p.Disabled, p.Updated)
 	if err != nil {
 		return fmt.Errorf("write pusher: %w", err)
 	}
-	return nil
+	if p.Disabled {
+		_, err = tx.Exec(`DELETE FROM push_queue WHERE pusher IN (SELECT id FROM pushers WHERE usr = $1 AND app_id = $2 AND pushkey = $3)`, p.User, p.AppID, p.Pushkey)
+	}
+	return err
 }
 
 // deletePusher removes a pusher with what waits for it, and announces that.
