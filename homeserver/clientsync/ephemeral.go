@@ -175,6 +175,7 @@ func (s *Sync) appendPresence(b []byte, v presenceView) []byte {
 		b = append(b, `,"status_msg":`...)
 		b = event.AppendCanonicalString(b, v.status)
 	}
+	b = append(b, v.profile...)
 	return append(b, '}')
 }
 
@@ -189,6 +190,7 @@ func (s *Sync) getPresence(w http.ResponseWriter, r *http.Request) error {
 		return mxerr.Forbidden("you share no room with this user")
 	}
 	v, _ := s.presence.get(target)
+	v.profile = nil // it has an endpoint of its own
 	return web.WriteRaw(w, s.appendPresence(nil, v))
 }
 

@@ -102,6 +102,17 @@ func TestPresence(t *testing.T) {
 				t.Errorf("%s: %d %s, want %s", body, a.status, a.body, code)
 			}
 		}
+		name, avatar := "鲍勃", "mxc://test/bob"
+		err := n.store.Write(t.Context(), func(tx *store.Tx) error {
+			return tx.SetProfile(store.Profile{User: bob.user, DisplayName: &name, AvatarURL: &avatar})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m = alice.wait("bob's new name", func(m map[string]any) bool { return at(presenceOf(m, bob.user), "displayname") == name })
+		if p := presenceOf(m, bob.user); p["avatar_url"] != avatar || p["presence"] != "unavailable" {
+			t.Errorf("presence %v", p)
+		}
 		// bob is gone
 		n.pass(2 * time.Minute)
 		alice.wait("bob offline", func(m map[string]any) bool { return at(presenceOf(m, bob.user), "presence") == "offline" })

@@ -1,6 +1,7 @@
 package clientsync
 
 import (
+	"bytes"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,6 +57,7 @@ type presence struct {
 	mu      sync.Mutex
 	users   map[id.UserID]*presenceUser
 	changed map[id.UserID]bool // to be published; true where it is worth waking somebody
+	renamed map[id.UserID]struct{}
 }
 
 type presenceUser struct {
@@ -63,6 +65,7 @@ type presenceUser struct {
 	remote     map[string]remotePresence // by process
 	lastActive time.Time
 	status     string
+	profile    []byte       // display name and avatar as members of a JSON object, since they were changed; nil before
 	statusAt   int64        // milliseconds since 1970 of the status message's setting; 0 where that is not known; the latest holds
 	shown      presenceView // what was published last
 	toldAt     time.Time    // when the other processes were told last that the user is here; zero when they believe he is not
@@ -87,6 +90,7 @@ type presenceView struct {
 	active     bool // currently_active
 	status     string
 	lastActive time.Time
+	profile    []byte // see presenceUser
 }
 
 // presenceFeed is what a syncing user is to be told of: pushed when it changes, so that a sync need not look for it.
@@ -102,7 +106,8 @@ type feedItem struct {
 }
 
 func newPresence(node string, serial *atomic.Int64, now func() time.Time) *presence {
-	return &presence{now: now, node: node, serial: serial, users: make(map[id.UserID]*presenceUser), changed: make(map[id.UserID]bool)}
+	return &presence{now: now, node: node, serial: serial, users: make(map[id.UserID]*presenceUser), changed: make(map[id.UserID]bool),
+		renamed: make(map[id.UserID]struct{})}
 }
 
 func (p *presence) user(u id.UserID) *presenceUser {
@@ -186,7 +191,7 @@ func (p *presence) set(u id.UserID, d id.DeviceID, state presenceState, status *
 // view works out what others see of a user.
 func (p *presence) view(x *presenceUser) presenceView {
 	now := p.now()
-	v := presenceView{status: x.status, lastActive: x.lastActive}
+	v := presenceView{status: x.status, lastActive: x.lastActive, profile: x.profile}
 	for d, dev := range x.devices {
 		if dev.polls == 0 && now.Sub(dev.seen) > deviceGone {
 			delete(x.devices, d)
@@ -221,6 +226,38 @@ func (p *presence) note(u id.UserID, x *presenceUser) {
 	// currently_active alone comes with the next response: every message changes it for its sender
 	p.changed[u] = p.changed[u] || v.state != x.shown.state || v.status != x.shown.status
 	x.shown = v
+}
+
+// rename notes that a user's profile has changed. Of users who were not seen since the start their rooms tell.
+func (p *presence) rename(u id.UserID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.users[u] != nil {
+		p.renamed[u] = struct{}{}
+	}
+}
+
+// takeRenamed gives some of those whose profiles have changed.
+func (p *presence) takeRenamed() (out []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for u := range p.renamed {
+		out = append(out, string(u))
+		delete(p.renamed, u)
+		if len(out) == publishAtOnce {
+			break
+		}
+	}
+	return out
+}
+
+// setProfile takes in what a user is called now, to be published.
+func (p *presence) setProfile(u id.UserID, profile []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if x := p.users[u]; x != nil && !bytes.Equal(x.profile, profile) {
+		x.profile, p.changed[u] = profile, true
+	}
 }
 
 // tick ends what has run out.

@@ -16,6 +16,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/moothall/moothall/homeserver/account"
+	"github.com/moothall/moothall/homeserver/event"
 	"github.com/moothall/moothall/homeserver/room"
 	"github.com/moothall/moothall/homeserver/store"
 	"github.com/moothall/moothall/homeserver/web"
@@ -173,6 +174,8 @@ func (s *Sync) wake(entries []store.Entry) {
 				}
 			}
 			s.waker.schedule(e.Room, receiptEvery)
+		case store.KindProfile:
+			s.presence.rename(user)
 		case store.KindDeviceList:
 			s.d.Rooms.Poke(user)
 			s.listMu.Lock()
@@ -336,11 +339,46 @@ func (s *Sync) cast(topic string, v any) {
 	s.d.Store.Broadcast(topic, string(b))
 }
 
+// readProfiles has changed names and avatars told with presence.
+// Spec: client-server API, "Events on Change of Profile Information".
+func (s *Sync) readProfiles(ctx context.Context) {
+	users := s.presence.takeRenamed()
+	if len(users) == 0 {
+		return
+	}
+	var profiles map[id.UserID]store.Profile
+	err := s.d.Store.ReadOne(ctx, func(tx *store.Tx) (err error) {
+		profiles, err = tx.Profiles(users)
+		return err
+	})
+	if err != nil {
+		if ctx.Err() == nil {
+			s.d.Logger.Warn("profiles cannot be read; presence does not tell of their change", "error", err)
+		}
+		return
+	}
+	for _, u := range users {
+		p := profiles[id.UserID(u)]
+		b := []byte{}
+		for _, f := range []struct {
+			name  string
+			value *string
+		}{{"avatar_url", p.AvatarURL}, {"displayname", p.DisplayName}} {
+			if f.value != nil {
+				b = append(b, `,"`+f.name+`":`...)
+				b = event.AppendCanonicalString(b, *f.value)
+			}
+		}
+		s.presence.setProfile(id.UserID(u), b)
+	}
+}
+
 // presenceCrowd is how many users may be woken for presence every second; for more it is every five.
 const presenceCrowd = 200
 
 // publishPresence puts what changed into the feeds of those who share rooms, and wakes them. It tells how many.
 func (s *Sync) publishPresence(ctx context.Context) int {
+	s.readProfiles(ctx)
 	users, urgent := s.presence.take()
 	if !s.d.Store.SQLite() {
 		for _, c := range s.presence.casts(users) {
