@@ -39,6 +39,7 @@ type sqliteBackend struct {
 	riders  []*sqliteWrite // see ride
 	company time.Time      // when somebody came last who is no rider
 	shm     *os.File       // the WAL's index, see wal
+	file    *os.File       // the database, to bring it to the disk
 }
 
 // sqliteWrite is one transaction that waits for its group.
@@ -78,6 +79,9 @@ func openSQLite(ctx context.Context, dir string, log *slog.Logger) (*sqliteBacke
 		if err := sqliteRun(w, pragma); err != nil {
 			return nil, errors.Join(fmt.Errorf("cannot write to %s: %w", path, err), b.close())
 		}
+	}
+	if b.file, err = os.Open(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), b.close())
 	}
 	for range n {
 		r, err := openSQLiteConn(path, sqlite.OpenReadOnly)
@@ -130,8 +134,10 @@ func (b *sqliteBackend) close() error {
 			continue
 		default:
 		}
-		if b.shm != nil {
-			errs = append(errs, b.shm.Close())
+		for _, f := range []*os.File{b.shm, b.file} {
+			if f != nil {
+				errs = append(errs, f.Close()) // not before: see wal
+			}
 		}
 		return errors.Join(errs...)
 	}
@@ -373,6 +379,10 @@ func (b *sqliteBackend) checkpoint(ctx context.Context) error {
 	c.SetInterrupt(ctx.Done())
 	for range walRounds { // each round takes less time than the one before, so that less comes meanwhile
 		if err := sqliteRun(c, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+			return err
+		}
+		// SQLite does so only with the last piece, while writers wait for all that has gathered
+		if err := b.file.Sync(); err != nil {
 			return err
 		}
 		if size, left, err = b.wal(); err != nil || size < walLong {
