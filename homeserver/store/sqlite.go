@@ -134,7 +134,11 @@ func (b *sqliteBackend) close() error {
 			continue
 		default:
 		}
-		for _, f := range []*os.File{b.shm, b.file} {
+		b.mu.Lock()
+		files := []*os.File{b.shm, b.file}
+		b.shm, b.file = nil, nil // whoever closes twice has nothing to close then
+		b.mu.Unlock()
+		for _, f := range files {
 			if f != nil {
 				errs = append(errs, f.Close()) // not before: see wal
 			}
@@ -382,7 +386,10 @@ func (b *sqliteBackend) checkpoint(ctx context.Context) error {
 			return err
 		}
 		// SQLite does so only with the last piece, while writers wait for all that has gathered
-		if err := b.file.Sync(); err != nil {
+		b.mu.Lock()
+		file := b.file
+		b.mu.Unlock()
+		if err := file.Sync(); err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, os.ErrInvalid) {
 			return err
 		}
 		if size, left, err = b.wal(); err != nil || size < walLong {
@@ -415,6 +422,9 @@ func (b *sqliteBackend) checkpoint(ctx context.Context) error {
 func (b *sqliteBackend) wal() (size, left int64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.file == nil {
+		return 0, 0, nil // closed
+	}
 	if b.shm == nil {
 		f, err := os.Open(b.path + "-shm")
 		if errors.Is(err, fs.ErrNotExist) {

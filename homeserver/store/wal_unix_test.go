@@ -45,4 +45,12 @@ func TestIndexStaysLocked(t *testing.T) {
 	if out, err := second.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
+	for range 2 { // the second time there is nothing to close
+		if err := b.close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if size, _, err := b.wal(); err != nil || size != 0 {
+		t.Errorf("of a closed database: a WAL of %d bytes, %v", size, err)
+	}
 }
