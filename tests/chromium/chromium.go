@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,12 +53,27 @@ func Start(t testing.TB, lang string, width, height int) context.Context {
 	return ctx
 }
 
+// drawnAnew says that a page has replaced an element between a look for it and what was to be done with it, as pages that draw
+// themselves do at any time: nothing was done then.
+func drawnAnew(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "Could not find node with given id")
+}
+
 // Do runs actions in a tab. If they fail or hang the test ends with what the page shows.
 func Do(ctx context.Context, t testing.TB, what string, actions ...chromedp.Action[chromedp.Void]) {
 	t.Helper()
 	inTime, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := chromedp.Do(inTime, actions...); err != nil {
+	var err error
+	for _, a := range actions {
+		for err = chromedp.Do(inTime, a); drawnAnew(err) && inTime.Err() == nil; err = chromedp.Do(inTime, a) {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err != nil {
 		look, done := context.WithTimeout(ctx, 5*time.Second)
 		defer done()
 		text, _ := chromedp.Run(look, chromedp.Text(chromedp.CSS("body"))) // only shown
@@ -71,6 +87,10 @@ func Text(ctx context.Context, t testing.TB, sel string) string {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	text, err := chromedp.Run(ctx, chromedp.Text(chromedp.CSS(sel)))
+	for drawnAnew(err) && ctx.Err() == nil {
+		time.Sleep(20 * time.Millisecond)
+		text, err = chromedp.Run(ctx, chromedp.Text(chromedp.CSS(sel)))
+	}
 	if err != nil {
 		t.Fatalf("%s: %v", sel, err)
 	}
