@@ -262,18 +262,20 @@ func (a *API) reportJSON(r *http.Request, rep store.Report, body bool) (reportJS
 
 // reports handles GET /_synapse/admin/v1/event_reports.
 func (a *API) reports(w http.ResponseWriter, r *http.Request) error {
+	q := store.ReportQuery{RoomID: web.QueryString(r, "room_id"), SenderUserID: web.QueryString(r, "event_sender_user_id")}
+	return a.listReports(w, r, "event_reports", q, func(rep store.Report) (any, error) { return a.reportJSON(r, rep, false) })
+}
+
+// listReports answers with a page of reports under a name.
+func (a *API) listReports(w http.ResponseWriter, r *http.Request, name string, q store.ReportQuery, show func(store.Report) (any, error)) error {
 	from, limit, err := page(r, 100)
 	if err != nil {
 		return err
 	}
-	backwards, err := dir(r, "b")
-	if err != nil {
+	if q.Backwards, err = dir(r, "b"); err != nil {
 		return err
 	}
-	q := store.ReportQuery{
-		Backwards: backwards, UserID: web.QueryString(r, "user_id"), RoomID: web.QueryString(r, "room_id"), SenderUserID: web.QueryString(r, "event_sender_user_id"),
-		From: int64(from), Limit: int64(limit),
-	}
+	q.UserID, q.From, q.Limit = web.QueryString(r, "user_id"), int64(from), int64(limit)
 	var list []store.Report
 	var total int64
 	err = a.Store.Read(r.Context(), func(tx *store.Tx) (err error) {
@@ -283,15 +285,13 @@ func (a *API) reports(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	reports := make([]reportJSON, 0, len(list))
-	for _, rep := range list {
-		j, err := a.reportJSON(r, rep, false)
-		if err != nil {
+	reports := make([]any, len(list))
+	for i, rep := range list {
+		if reports[i], err = show(rep); err != nil {
 			return err
 		}
-		reports = append(reports, j)
 	}
-	out := map[string]any{"event_reports": reports, "total": total}
+	out := map[string]any{name: reports, "total": total}
 	if next := q.From + int64(len(reports)); next < total {
 		out["next_token"] = next
 	}

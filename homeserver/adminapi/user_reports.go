@@ -24,36 +24,8 @@ func newUserReportJSON(r store.Report) userReportJSON {
 
 // userReports handles GET /_synapse/admin/v1/user_reports.
 func (a *API) userReports(w http.ResponseWriter, r *http.Request) error {
-	from, limit, err := page(r, 100)
-	if err != nil {
-		return err
-	}
-	backwards, err := dir(r, "b")
-	if err != nil {
-		return err
-	}
-	q := store.ReportQuery{
-		Users: true, Backwards: backwards, UserID: web.QueryString(r, "user_id"), SenderUserID: web.QueryString(r, "target_user_id"),
-		From: int64(from), Limit: int64(limit),
-	}
-	var list []store.Report
-	var total int64
-	err = a.Store.Read(r.Context(), func(tx *store.Tx) (err error) {
-		list, total, err = tx.ListReports(q)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	reports := make([]userReportJSON, 0, len(list))
-	for _, rep := range list {
-		reports = append(reports, newUserReportJSON(rep))
-	}
-	out := map[string]any{"user_reports": reports, "total": total}
-	if next := q.From + int64(len(reports)); next < total {
-		out["next_token"] = next
-	}
-	return web.WriteJSON(w, out)
+	q := store.ReportQuery{Users: true, SenderUserID: web.QueryString(r, "target_user_id")}
+	return a.listReports(w, r, "user_reports", q, func(rep store.Report) (any, error) { return newUserReportJSON(rep), nil })
 }
 
 // userReport handles GET /_synapse/admin/v1/user_reports/{reportId}.
