@@ -3,6 +3,7 @@ package adminapi_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/moothall/moothall/homeserver"
 	"github.com/moothall/moothall/homeserver/hstest"
@@ -71,6 +72,7 @@ func TestUserReports(t *testing.T) {
 		bob.Must(t, "POST", `{"reason":"rude"}`, "/v3/rooms/%s/report/%s", room, alice.Text(room, "rude"))
 		bob.Must(t, "POST", `{"reason":"rude room"}`, "/v3/rooms/%s/report", room)
 		bob.Must(t, "POST", `{"reason":"rude person"}`, "/v3/users/%s/report", alice.UserID)
+		time.Sleep(2 * time.Millisecond) // reports of one millisecond have no order
 		alice.Must(t, "POST", `{"reason":"told on me"}`, "/v3/users/%s/report", bob.UserID)
 		list := want(t, root, 200, "GET", "/v1/user_reports?limit=1", "")
 		if list["total"] != 2.0 || list["next_token"] != 1.0 || hstest.At(list, "user_reports", 0, "reason") != "told on me" {
