@@ -103,6 +103,7 @@ func (s *Server) buildRoutes() error {
 		OnPanic:      func(any) { s.metrics.panics.Inc() },
 		Observe:      s.metrics.observe,
 		Refused:      s.permissionRefused,
+		Writing:      s.store.Expect,
 	}
 	if !s.store.SQLite() {
 		cfg.CatchUp = s.catchUp

@@ -2,6 +2,8 @@ package homeserver
 
 import (
 	"context"
+	"os"
+	"runtime"
 	"runtime/debug"
 	rtm "runtime/metrics"
 	"syscall"
@@ -13,6 +15,11 @@ const (
 	memoryEvery = 20 * time.Second
 	memoryLeast = 8 << 20 // bytes that are worth giving back
 	memoryQuiet = 0.25    // of one processor: a server that does less has the time to collect its garbage
+
+	// heapFirst is the size of the heap, in bytes, up to which nothing is collected. Go's collector begins when the heap is twice as
+	// large as what is alive: a small server under load would collect several times a second, and whoever sends meanwhile waits for a
+	// processor.
+	heapFirst = 128 << 20
 )
 
 // runMemory gives memory back to the system while the server has little to do: Go's collector lets garbage grow to the size of
@@ -21,6 +28,7 @@ func (s *Server) runMemory(ctx context.Context) error {
 	if !wait(ctx, memoryFirst) {
 		return nil
 	}
+	tuneCollector(ctx)
 	debug.FreeOSMemory()
 	releaseProgram()
 	tick := time.NewTicker(memoryEvery)
@@ -41,6 +49,33 @@ func (s *Server) runMemory(ctx context.Context) error {
 			before = processorTime() // the collection is no load
 		}
 	}
+}
+
+// tuneCollector sets after each collection when the next one begins, until ctx ends. Who sets GOGC has set it.
+func tuneCollector(ctx context.Context) {
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	var again func(int)
+	again = func(int) {
+		if ctx.Err() == nil {
+			live, _ := heapUse()
+			debug.SetGCPercent(collectAt(live))
+			runtime.AddCleanup(new(collected), again, 0)
+		}
+	}
+	again(0)
+}
+
+// collected is what the next collection finds without use.
+type collected struct{ _ [16]byte }
+
+// collectAt is by how many percent of what is alive the heap grows before it is collected.
+func collectAt(live uint64) int {
+	if live == 0 {
+		return 100
+	}
+	return max(100, int(heapFirst*100/live)-100)
 }
 
 // wait lets time pass, and tells whether ctx goes on.

@@ -88,7 +88,7 @@ type SyncConfig struct {
 	Interval time.Duration // between looks, where changes are not pushed; 5 min if it is 0
 	// Reconcile is the time between complete comparisons where only changes are read otherwise; 24 h if it is 0.
 	Reconcile time.Duration
-	PageSize  int // entries of a search's page; 500 if it is 0
+	PageSize  int // entries of a search's page; 100 if it is 0
 	Workers   int // accounts that are written at a time; if it is 0, 4 on SQLite, where they share commits, and 2 else
 }
 
@@ -155,7 +155,7 @@ func (c Config) withDefaults() Config {
 		c.Sync.Reconcile = 24 * time.Hour
 	}
 	if c.Sync.PageSize == 0 {
-		c.Sync.PageSize = 500
+		c.Sync.PageSize = 100
 	}
 	if c.Safety.MaxShare == 0 {
 		c.Safety.MaxShare = 0.1

@@ -232,6 +232,7 @@ func search(ctx context.Context, conn *ldap.Conn, req ldap.SearchRequest, pageSi
 		if ctx.Err() != nil {
 			return references, ctx.Err()
 		}
+		began := time.Now()
 		page := req
 		page.Controls = append(slices.Clone(controls), paging)
 		res, err := conn.Search(&page)
@@ -249,5 +250,10 @@ func search(ctx context.Context, conn *ldap.Conn, req ldap.SearchRequest, pageSi
 			return references, nil
 		}
 		paging.SetCookie(next.Cookie)
+		rest(ctx, time.Since(began))
 	}
 }
+
+// rest lets others have the processors after a piece of a large answer, for twice as long as that took (50 ms at the most): to take
+// answers apart needs one, and a directory on the same machine another.
+func rest(ctx context.Context, took time.Duration) { pause(ctx, min(2*took, 50*time.Millisecond)) }

@@ -136,7 +136,7 @@ func (w *work) workers() int {
 	case n > 0:
 		return n
 	case w.f.Store.SQLite():
-		return 4
+		return 8
 	default:
 		return 2
 	}
@@ -191,7 +191,7 @@ func (w *work) one(ctx context.Context, o *op) error {
 	if it == nil {
 		return nil
 	}
-	return w.keepLocked(store.Hurried(ctx), it) // it takes long, and is rare
+	return w.keepLocked(ctx, it)
 }
 
 func pause(ctx context.Context, d time.Duration) {

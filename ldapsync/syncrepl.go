@@ -96,7 +96,7 @@ func (s *stream) hold(ctx context.Context) error {
 	defer done()
 	conn.SetTimeout(0) // the answer never ends; whether the server is there the connection's probes tell
 	req := s.spec.request()
-	res := conn.Syncrepl(ctx, &req, 256, ldap.SyncRequestModeRefreshAndPersist, s.cookie, false)
+	res := conn.Syncrepl(ctx, &req, refreshPiece, ldap.SyncRequestModeRefreshAndPersist, s.cookie, false)
 	messages := make(chan message)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -142,16 +142,23 @@ func pump(ctx context.Context, res ldap.Response, out chan<- message) {
 	}
 }
 
+// refreshPiece is how many messages are taken at a time of what was missed, and how many may wait to be.
+const refreshPiece = 32
+
 // refresh reads until the server has told what was missed.
 func (s *stream) refresh(ctx context.Context, messages <-chan message) (batch, error) {
 	r := &refresh{batch: batch{search: s.spec.name, kind: s.spec.kind, caughtUp: true}, complete: len(s.cookie) == 0, told: map[string]bool{}}
-	for {
+	for began, n := time.Now(), 1; ; n++ {
 		m, err := next(ctx, messages)
 		if err != nil {
 			return r.batch, err
 		}
 		if s.note(m, r) {
 			break
+		}
+		if n%refreshPiece == 0 {
+			rest(ctx, time.Since(began))
+			began = time.Now()
 		}
 	}
 	if r.complete || r.presence {

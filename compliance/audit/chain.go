@@ -16,7 +16,7 @@ import (
 const (
 	chainEvery = 2 * time.Second
 	cutEvery   = time.Hour
-	batchSize  = 400 // entries: more would hold SQLite's only writer for too long
+	batchSize  = 60 // entries: more would hold SQLite's only writer for too long
 	leafLength = idLength + sha256.Size
 )
 
@@ -116,7 +116,7 @@ func (l *Log) Chain(ctx context.Context) error {
 		if err != nil || !waiting {
 			return err
 		}
-		if err := l.Store.Write(ctx, l.chainBatch); err != nil {
+		if err := l.Store.Write(store.Riding(ctx), l.chainBatch); err != nil {
 			return err
 		}
 	}

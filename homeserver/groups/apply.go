@@ -40,7 +40,7 @@ type pace struct {
 // anyway: more of them at once hold up nobody longer.
 var (
 	usualPace  = pace{unit: 4, atOnce: 2, stores: 1}
-	ridingPace = pace{unit: 4, atOnce: 4, stores: 4}
+	ridingPace = pace{unit: 4, atOnce: 8, stores: 8}
 )
 
 // Apply does what a plan says: it stores the groups, then brings all rooms up to date. It goes by what is true at the

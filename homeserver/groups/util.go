@@ -48,11 +48,11 @@ func chunks[T any](list []T, size int) iter.Seq[[]T] { return slices.Chunk(list,
 
 // yieldMin and yieldMax bound a pause of Yield.
 const (
-	yieldMin = 8 * time.Millisecond
-	yieldMax = 30 * time.Millisecond
+	yieldMin = 12 * time.Millisecond
+	yieldMax = 40 * time.Millisecond
 )
 
-// Yield waits after a piece of work that nobody waits for, twice as long as that took (8 to 30 ms): whoever chats comes first, and
+// Yield waits after a piece of work that nobody waits for, twice as long as that took (12 to 40 ms): whoever chats comes first, and
 // a server that is busy is left alone the more. Work whose writes ride has waited for them already.
 func Yield(ctx context.Context, s *store.Store, took time.Duration) {
 	if s.Rides(ctx) {

@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,6 +36,7 @@ type unit struct {
 	features [][]byte                 // push features, one for each draft
 	policy   *policyCheck             // nil: the room has no policy server
 	rides    bool                     // nobody waits for it: see store.Riding
+	came     time.Time                // of one that rides
 	also     func(tx *store.Tx) error // what is written in the same transaction, behind the events; nil: nothing
 
 	ids   []id.EventID
@@ -45,16 +47,15 @@ type unit struct {
 	done  chan struct{}
 }
 
-// committerQueue holds the units that wait for the next transaction. Riders among them wait for others, or until it is clear that
-// there are none.
+// committerQueue holds the units that wait for the next transaction. Riders among them wait for a pause between others (see
+// store.Riding), or go along with them when they have waited for long.
 type committerQueue struct {
-	mu      sync.Mutex
-	units   []*unit
-	riders  []*unit
-	due     time.Time // when riders wait no longer
-	company time.Time // when somebody came last who is no rider
-	wake    chan struct{}
-	ended   bool
+	mu     sync.Mutex
+	units  []*unit
+	riders []*unit
+	rideIn func(came time.Time) (wait time.Duration, due bool)
+	wake   chan struct{}
+	ended  bool
 }
 
 func (q *committerQueue) put(u *unit) error {
@@ -66,17 +67,13 @@ func (q *committerQueue) put(u *unit) error {
 	if len(q.units)+len(q.riders) >= queueMax {
 		return mxerr.Unavailable("the server is overloaded, try again soon")
 	}
-	if !u.rides {
+	if u.rides {
+		u.came = time.Now()
+		q.riders = append(q.riders, u)
+	} else {
 		q.units = append(q.units, u)
-		q.company = time.Now()
-		q.kick()
-		return nil
 	}
-	wait := store.RideAfter(q.company)
-	if q.riders = append(q.riders, u); len(q.riders) == 1 {
-		q.due = time.Now().Add(wait)
-	}
-	time.AfterFunc(wait, q.kick)
+	q.kick()
 	return nil
 }
 
@@ -98,13 +95,16 @@ func (q *committerQueue) take(most int) []*unit {
 	if len(q.units) == 0 {
 		q.units = nil
 	}
-	if n == 0 && !q.ended && time.Now().Before(q.due) {
-		return out
-	}
 	for events := 0; len(q.riders) > 0 && len(out) < most; {
 		u := q.riders[0]
+		if wait, due := q.rideIn(u.came); !q.ended && (wait > 0 || n > 0 && !due) {
+			if n == 0 {
+				time.AfterFunc(wait, q.kick)
+			}
+			break
+		}
 		if events += len(u.drafts); events > rideEvents && events > len(u.drafts) {
-			break // they were put at about the same time, so that they are due with the next transaction
+			break // they go with the next transaction
 		}
 		out = append(out, u)
 		q.riders = q.riders[1:]
@@ -158,7 +158,11 @@ func (rs *Rooms) commit(ctx context.Context, units []*unit) {
 	for len(units) > 0 {
 		rs.pacer.began = time.Now()
 		b := rs.form(units)
-		err := rs.d.Store.WriteFirst(ctx, b.write)
+		write := ctx
+		if !slices.ContainsFunc(units, func(u *unit) bool { return !u.rides }) {
+			write = store.Riding(ctx)
+		}
+		err := rs.d.Store.WriteFirst(write, b.write)
 		if errors.Is(err, store.ErrUnknownOutcome) {
 			err = rs.settle(ctx, b, err)
 		}
@@ -588,6 +592,15 @@ func (rb *roomBatch) refresh(row *store.Room, fewer bool) (rebuild, behind bool,
 
 // write is the transaction. It may run again, so it starts from the units each time.
 func (b *commitBatch) write(tx *store.Tx) error {
+	if b.rs.d.Store.SQLite() && !b.full {
+		// what came while the writer was waited for goes along
+		b.full = true
+		late := b.rs.queue.take(batchMax - len(b.units))
+		if slices.ContainsFunc(late, func(u *unit) bool { return !u.rides }) {
+			tx.Hurry()
+		}
+		b.add(late)
+	}
 	// Where units came along while the lock was waited for, so they will now: all is asked for behind it, together.
 	var rooms, keys []int64
 	if !b.rs.gathers {

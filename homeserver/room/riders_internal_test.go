@@ -8,7 +8,8 @@ import (
 // TestRidersInTheQueue: what nobody waits for goes along with what somebody waits for, a little at a time, and without anybody
 // when nobody comes.
 func TestRidersInTheQueue(t *testing.T) {
-	q := &committerQueue{wake: make(chan struct{}, 1)}
+	wait, due := time.Duration(0), false
+	q := &committerQueue{wake: make(chan struct{}, 1), rideIn: func(time.Time) (time.Duration, bool) { return wait, due }}
 	put := func(rides bool, events int) *unit {
 		t.Helper()
 		u := &unit{rides: rides, drafts: make([]Draft, events)}
@@ -41,27 +42,35 @@ func TestRidersInTheQueue(t *testing.T) {
 	message := put(false, 1)
 	awake("a message")
 	take("a message", message)
-	q.company = time.Now().Add(time.Hour) // somebody is here all the time
+	wait = time.Hour // somebody is here all the time
 	first, second, large := put(true, 4), put(true, 4), put(true, 100)
-	q.due = time.Now().Add(time.Hour)
 	take("riders alone")
 	if n := q.waiting(); n != 3 {
 		t.Errorf("%d wait, want 3", n)
 	}
 	message = put(false, 1)
-	take("a message and riders", message, first, second)
-	q.due = time.Now()
+	take("a message beside riders that may wait", message)
+	message = put(false, 1)
+	wait, due = 0, true
+	take("a message and riders that have waited for long", message, first, second)
 	take("riders whom nobody took along", large)
 	take("nobody")
 
-	q.company = time.Time{}
+	due = false
 	alone := put(true, 1)
 	awake("a rider where nobody is")
 	take("a rider where nobody is", alone)
 
-	q.company = time.Now()
+	wait = 20 * time.Millisecond
+	later := put(true, 1)
+	awake("a rider that is to wait")
+	take("a rider that is to wait")
+	awake("a rider that has waited")
+	wait = 0
+	take("a rider that has waited", later)
+
+	wait = time.Hour
 	last := put(true, 1)
-	q.due = time.Now().Add(time.Hour)
 	q.ended = true
 	take("the end", last)
 	if err := q.put(&unit{rides: true}); err == nil {

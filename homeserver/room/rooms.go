@@ -75,7 +75,7 @@ func New(d Deps) *Rooms {
 		byID:  make(map[id.RoomID]*Room),
 		byNID: make(map[int64]*Room),
 		users: make(map[id.UserID]*User),
-		queue: committerQueue{wake: make(chan struct{}, 1)},
+		queue: committerQueue{wake: make(chan struct{}, 1), rideIn: d.Store.RideIn},
 	}
 }
 

@@ -150,7 +150,7 @@ func (f *follower) step(ctx context.Context) error {
 // save stores the progress, if nobody else has taken the follower over.
 func (f *follower) save(ctx context.Context) error {
 	pos := f.pos
-	err := f.s.Write(ctx, func(tx *Tx) error {
+	err := f.s.Write(Riding(ctx), func(tx *Tx) error {
 		n, err := tx.Exec(`UPDATE followers SET pos = $3 WHERE name = $1 AND fence = $2`, f.name, f.fence, pos)
 		if err == nil && n == 0 {
 			err = errLeaseLost

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -67,8 +68,8 @@ func (b *sqliteBackend) waits() (hurried, riders int) {
 	return len(b.queue), len(b.riders)
 }
 
-// TestRidersShare has riders wait while somebody else holds the writer: they are in the transaction of who came for himself, behind
-// him, as many as there is time for, and one that fails leaves the others alone.
+// TestRidersShare has riders wait while somebody else holds the writer: who came for himself goes first, without them unless they
+// have waited for long; then as many go together as there is time for, and one that fails leaves the others alone.
 func TestRidersShare(t *testing.T) {
 	b := ridersBackend(t)
 	p := &passengers{in: map[string]*Tx{}}
@@ -85,38 +86,116 @@ func TestRidersShare(t *testing.T) {
 		})
 	}
 	held := <-b.writer
-	begin("rider1", b.ride, 0, failed)
+	begin("old", b.ride, 0, failed)
 	testkit.Eventually(t, "the first rider waits", func() bool { _, n := b.waits(); return n == 1 })
-	begin("rider2", b.ride, 3*rideTime, nil)
+	time.Sleep(rideWait)
+	b.lull.seen()
+	begin("rider1", b.ride, 3*rideTime, nil)
 	testkit.Eventually(t, "the second rider waits", func() bool { _, n := b.waits(); return n == 2 })
-	begin("rider3", b.ride, 0, nil)
+	begin("rider2", b.ride, 0, nil)
 	testkit.Eventually(t, "the third rider waits", func() bool { _, n := b.waits(); return n == 3 })
 	begin("somebody", b.write, 0, nil)
 	testkit.Eventually(t, "somebody waits", func() bool { n, _ := b.waits(); return n == 1 })
 	b.writer <- held
 	all.Wait()
-	if p.in["somebody"] != p.in["rider1"] || p.in["somebody"] != p.in["rider2"] {
-		t.Error("the first riders had a transaction of their own")
+	if p.in["somebody"] != p.in["old"] {
+		t.Error("a rider that had waited for long did not go along")
 	}
-	if p.in["somebody"] == p.in["rider3"] {
-		t.Error("a message waited for more riders than there is time for")
+	if p.in["somebody"] == p.in["rider1"] || p.in["somebody"] == p.in["rider2"] {
+		t.Error("a message waited for riders that had just come")
 	}
-	if got := rows(t, b); got != "rider2 rider3 somebody" {
+	if p.in["rider1"] == p.in["rider2"] {
+		t.Error("more riders went together than there is time for")
+	}
+	if got := rows(t, b); got != "rider1 rider2 somebody" {
 		t.Errorf("written: %s", got)
 	}
 	for who, err := range errs {
-		if (who == "rider1") != errors.Is(err, failed) || who != "rider1" && err != nil {
+		if (who == "old") != errors.Is(err, failed) || who != "old" && err != nil {
 			t.Errorf("%s: %v", who, err)
 		}
 	}
 }
 
-// TestRidersGoAlone has riders whom nobody takes along: they are written all the same, at once where nobody writes at all.
+// TestRidersMakeRoom has somebody come while riders are at work: he goes along in their place, with one commit for all.
+func TestRidersMakeRoom(t *testing.T) {
+	b := ridersBackend(t)
+	p := &passengers{in: map[string]*Tx{}}
+	var all sync.WaitGroup
+	held := <-b.writer
+	for i, who := range []string{"rider1", "rider2"} {
+		all.Go(func() {
+			err := b.ride(t.Context(), func(tx *Tx) error {
+				if who == "rider1" {
+					all.Go(func() {
+						if err := b.write(t.Context(), p.fn("somebody", 0, nil), nil); err != nil {
+							t.Error(err)
+						}
+					})
+					for n := 0; n == 0; n, _ = b.waits() { // soon: a transaction does not collect for long
+						runtime.Gosched()
+					}
+				}
+				return p.fn(who, 0, nil)(tx)
+			}, nil)
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		testkit.Eventually(t, "a rider waits", func() bool { _, n := b.waits(); return n == i+1 })
+	}
+	b.writer <- held
+	all.Wait()
+	if p.in["somebody"] != p.in["rider1"] || p.in["somebody"] == p.in["rider2"] {
+		t.Error("who came while a rider was at work did not go along with it, in the place of the next one")
+	}
+	if got := rows(t, b); got != "rider1 rider2 somebody" {
+		t.Errorf("written: %s", got)
+	}
+}
+
+// TestAnsweredBeforeOthers has a write end while others wait: it is answered without doing their work first.
+func TestAnsweredBeforeOthers(t *testing.T) {
+	b := ridersBackend(t)
+	for range 20 {
+		held := <-b.writer
+		answered := make(chan struct{})
+		var all sync.WaitGroup
+		all.Go(func() {
+			err := b.write(t.Context(), func(tx *Tx) error {
+				all.Go(func() {
+					err := b.write(t.Context(), func(*Tx) error {
+						select {
+						case <-answered:
+						case <-time.After(time.Minute):
+							t.Error("the one before is not answered")
+						}
+						return nil
+					}, nil)
+					if err != nil {
+						t.Error(err)
+					}
+				})
+				testkit.Eventually(t, "the next one waits", func() bool { n, _ := b.waits(); return n == 1 })
+				return nil
+			}, nil)
+			if err != nil {
+				t.Error(err)
+			}
+			close(answered)
+		})
+		testkit.Eventually(t, "the first one waits", func() bool { n, _ := b.waits(); return n == 1 })
+		b.writer <- held
+		all.Wait()
+	}
+}
+
+// TestRidersGoAlone has riders whom nobody takes along: they are written all the same, and wait only where somebody is.
 func TestRidersGoAlone(t *testing.T) {
 	b := ridersBackend(t)
 	p := &passengers{in: map[string]*Tx{}}
-	for _, company := range []time.Time{time.Now(), {}} {
-		b.company = company
+	for range 2 {
+		b.lull.seen()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := b.ride(ctx, p.fn("rider", 0, nil), nil); err != nil {
@@ -126,8 +205,24 @@ func TestRidersGoAlone(t *testing.T) {
 	if got := rows(t, b); got != "rider rider" {
 		t.Errorf("written: %s", got)
 	}
-	if RideAfter(time.Now()) <= 0 || RideAfter(time.Now().Add(-time.Minute)) != 0 {
-		t.Errorf("riders wait %v for somebody who was just here, %v for somebody who left", RideAfter(time.Now()), RideAfter(time.Now().Add(-time.Minute)))
+	now := time.Now()
+	for _, c := range []struct {
+		what            string
+		last, rode      time.Duration // ago
+		came            time.Duration
+		atLeast, atMost time.Duration
+	}{
+		{"somebody was just here", 0, time.Hour, 0, rideLull - time.Millisecond, rideLull},
+		{"somebody was just here, then riders", time.Millisecond, 0, 0, ridePause - time.Millisecond, ridePause},
+		{"riders were just here, then somebody", 0, time.Millisecond, 0, rideLull - time.Millisecond, rideLull},
+		{"a lull", rideLull, time.Hour, 0, 0, 0},
+		{"it has waited for long", 0, 0, rideWait, 0, 0},
+		{"nobody is here", rideAlone + time.Millisecond, 0, 0, 0, 0},
+	} {
+		l := &lull{last: now.Add(-c.last), rode: now.Add(-c.rode)}
+		if got := l.wait(now.Add(-c.came)); got > c.atMost || got < c.atLeast-time.Since(now) {
+			t.Errorf("%s: a rider waits %v, want %v to %v", c.what, got, c.atLeast, c.atMost)
+		}
 	}
 }
 

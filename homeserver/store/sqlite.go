@@ -33,13 +33,14 @@ type sqliteBackend struct {
 	writer  chan *sqlite.Conn
 	log     *slog.Logger
 
-	mu      sync.Mutex
-	queue   []*sqliteWrite
-	owed    int            // how many at the queue's front were left over from the group before
-	riders  []*sqliteWrite // see ride
-	company time.Time      // when somebody came last who is no rider
-	shm     *os.File       // the WAL's index, see wal
-	file    *os.File       // the database, to bring it to the disk
+	mu     sync.Mutex
+	queue  []*sqliteWrite
+	owed   int            // how many at the queue's front were left over from the group before
+	riders []*sqliteWrite // see ride
+	shm    *os.File       // the WAL's index, see wal
+	file   *os.File       // the database, to bring it to the disk
+
+	lull lull
 }
 
 // sqliteWrite is one transaction that waits for its group.
@@ -50,6 +51,8 @@ type sqliteWrite struct {
 	entries   []Entry
 	err       error
 	done      chan struct{}
+	rides     bool      // nobody waits for it
+	came      time.Time // of a rider
 }
 
 func openSQLite(ctx context.Context, dir string, log *slog.Logger) (*sqliteBackend, error) {
@@ -195,111 +198,173 @@ func (b *sqliteBackend) write(ctx context.Context, fn func(*Tx) error, committed
 // writeFirst is write for the transaction that users wait for: it stands before what waits already, unless that was left
 // over from the group before, so that nothing waits for ever.
 func (b *sqliteBackend) writeFirst(ctx context.Context, fn func(*Tx) error, committed func([]Entry)) error {
-	return b.enqueue(&sqliteWrite{ctx: ctx, fn: fn, committed: committed, done: make(chan struct{})}, true)
+	return b.enqueue(&sqliteWrite{ctx: ctx, fn: fn, committed: committed, done: make(chan struct{}), rides: riding(ctx)}, true)
 }
 
 func (b *sqliteBackend) enqueue(w *sqliteWrite, first bool) error {
+	if !w.rides {
+		b.lull.seen()
+	}
 	b.mu.Lock()
 	if first {
 		b.queue = slices.Insert(b.queue, min(b.owed, len(b.queue)), w)
 	} else {
 		b.queue = append(b.queue, w)
 	}
-	b.company = time.Now()
 	b.mu.Unlock()
-	return b.await(w)
-}
-
-// await commits what waits until w was among it.
-func (b *sqliteBackend) await(w *sqliteWrite) error {
 	for {
 		select {
 		case <-w.done:
 			return w.err
 		case c := <-b.writer:
-			b.mu.Lock()
-			group, riders := b.queue, b.riders
-			b.queue, b.owed, b.riders = nil, 0, nil
-			b.mu.Unlock()
-			b.commitGroup(c, group, riders)
-			b.writer <- c
+			b.commitNext(c)
+		}
+		if w.ended() {
+			return w.err // the writer is free again, and what waits for it is nothing that w is to wait for
 		}
 	}
 }
 
-// commitGroup runs a group in one transaction, and behind it as many riders as there is time for. What takes too long leaves
-// the rest for the next group.
-func (b *sqliteBackend) commitGroup(c *sqlite.Conn, group, riders []*sqliteWrite) {
-	first := len(group) // of the riders
-	if group = append(group[:first:first], riders...); len(group) == 0 {
+// ended tells whether a write was run.
+func (w *sqliteWrite) ended() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// commitNext commits what waits, and gives the writer back.
+func (b *sqliteBackend) commitNext(c *sqlite.Conn) {
+	defer func() { b.writer <- c }()
+	b.mu.Lock()
+	group := b.takeQueue()
+	others := slices.ContainsFunc(group, func(w *sqliteWrite) bool { return !w.rides })
+	n := len(b.riders)
+	if others {
+		n = 0
+		for n < len(b.riders) && b.riders[n].due() {
+			n++
+		}
+	}
+	riders := b.riders[:n:n]
+	b.riders = b.riders[n:]
+	b.mu.Unlock()
+	if len(group)+len(riders) == 0 {
 		return
 	}
-	start := time.Now()
-	var boarding time.Time // when the first rider began
-	tx := &Tx{c: sqliteConn{c}}
-	ran := make([]*sqliteWrite, 0, len(group))
-	err := stepOnce(c, "BEGIN IMMEDIATE")
-	for i, w := range group {
-		if err != nil {
-			ran = group
-			break
-		}
-		if i == first {
-			boarding = time.Now()
-		}
-		if i > 0 && time.Since(start) > sqliteBatchTime || i > first && time.Since(boarding) > rideTime {
-			b.requeue(group, first, i)
-			break
-		}
-		ran = append(ran, w)
-		if w.err = w.ctx.Err(); w.err == nil {
-			w.err = b.runOne(c, tx, w)
-		}
-		if c.AutocommitEnabled() {
-			// a full disk or an I/O error makes SQLite roll back all of it, not only the savepoint; what would run now
-			// would be committed by itself
-			err = errors.Join(errors.New("the database rolled the transaction back"), w.err)
-			b.requeue(group, first, i+1)
-			break
-		}
+	if !others {
+		b.lull.went() // riders that wait for the writer are not to be the next ones
 	}
-	if err == nil {
-		err = tx.flushLog()
+	g := &sqliteGroup{b: b, c: c, tx: &Tx{c: sqliteConn{c}}, start: time.Now()}
+	if g.err = stepOnce(c, "BEGIN IMMEDIATE"); g.err != nil {
+		g.ran = append(group, riders...)
+	} else {
+		g.run(group)
+		g.carry(riders)
 	}
-	if err == nil {
-		err = stepOnce(c, "COMMIT")
+	g.commit()
+	if others || g.joined {
+		b.lull.seen()
+	} else {
+		b.lull.went()
 	}
-	if err != nil {
-		if !c.AutocommitEnabled() {
-			if e := stepOnce(c, "ROLLBACK"); e != nil {
-				b.log.Error("roll back after a failed commit", "error", e)
+}
+
+// takeQueue empties the queue; b.mu is held.
+func (b *sqliteBackend) takeQueue() []*sqliteWrite {
+	group := b.queue
+	b.queue, b.owed = nil, 0
+	return group
+}
+
+// sqliteGroup is one transaction, in which several who write are one behind the other.
+type sqliteGroup struct {
+	b      *sqliteBackend
+	c      *sqlite.Conn
+	tx     *Tx
+	start  time.Time
+	ran    []*sqliteWrite
+	joined bool // somebody came while riders were at work
+	err    error
+}
+
+// run runs a list. What there is no time for is left to the next group, before everything that waits.
+func (g *sqliteGroup) run(list []*sqliteWrite) {
+	for i, w := range list {
+		if g.err != nil || len(g.ran) > 0 && time.Since(g.start) > sqliteBatchTime {
+			rest := list[i:]
+			g.b.mu.Lock()
+			g.b.queue = append(rest[:len(rest):len(rest)], g.b.queue...)
+			g.b.owed = 1
+			g.b.mu.Unlock()
+			return
+		}
+		g.one(w)
+	}
+}
+
+// carry runs as many riders as there is time for. Who comes meanwhile goes along in their place: the disk is waited for once.
+func (g *sqliteGroup) carry(riders []*sqliteWrite) {
+	began := time.Now()
+	for i, w := range riders {
+		late := g.tx.hurried || i > 0 && time.Since(began) > rideTime || time.Since(g.start) > sqliteBatchTime
+		g.b.mu.Lock()
+		if g.err != nil || late || len(g.b.queue) > 0 {
+			g.b.riders = append(riders[i:len(riders):len(riders)], g.b.riders...)
+			came := g.b.takeQueue()
+			g.b.mu.Unlock()
+			g.joined = len(came) > 0
+			g.run(came)
+			return
+		}
+		g.b.mu.Unlock()
+		g.one(w)
+	}
+}
+
+func (g *sqliteGroup) one(w *sqliteWrite) {
+	g.ran = append(g.ran, w)
+	if w.err = w.ctx.Err(); w.err == nil {
+		w.err = g.b.runOne(g.c, g.tx, w)
+	}
+	if g.c.AutocommitEnabled() {
+		// a full disk or an I/O error makes SQLite roll back all of it, not only the savepoint; what would run now
+		// would be committed by itself
+		g.err = errors.Join(errors.New("the database rolled the transaction back"), w.err)
+	}
+}
+
+// commit ends the transaction and answers those who ran.
+func (g *sqliteGroup) commit() {
+	if g.err == nil {
+		g.err = g.tx.flushLog()
+	}
+	if g.err == nil {
+		g.err = stepOnce(g.c, "COMMIT")
+	}
+	if g.err != nil {
+		if !g.c.AutocommitEnabled() {
+			if e := stepOnce(g.c, "ROLLBACK"); e != nil {
+				g.b.log.Error("roll back after a failed commit", "error", e)
 			}
 		}
 	}
-	for _, w := range ran {
-		if err != nil && w.err == nil {
-			w.err = sqliteError(err)
+	for _, w := range g.ran {
+		if g.err != nil && w.err == nil {
+			w.err = sqliteError(g.err)
 		}
 	}
 	// entries of the whole group are delivered in order before anyone is answered
-	for _, w := range ran {
+	for _, w := range g.ran {
 		if w.err == nil && w.committed != nil {
 			w.committed(w.entries)
 		}
 	}
-	for _, w := range ran {
+	for _, w := range g.ran {
 		close(w.done)
 	}
-}
-
-// requeue puts what was not run, from a place in the group on, before everything that waits. first is the first rider's place.
-func (b *sqliteBackend) requeue(group []*sqliteWrite, first, from int) {
-	rest, riders := group[min(from, first):first:first], group[max(from, first):]
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.queue = append(rest, b.queue...)
-	b.riders = append(riders[:len(riders):len(riders)], b.riders...)
-	b.owed = min(len(rest), 1)
 }
 
 // runOne runs one member of the group under a savepoint, so that its failure leaves the others alone.

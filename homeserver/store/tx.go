@@ -43,6 +43,8 @@ type Tx struct {
 	foundNID int64     // the newest event then
 	asked    time.Time // when the lock was asked for
 	along    []Entry   // what other processes wrote and this one had not applied
+
+	hurried bool // no riders behind this: see Hurry
 }
 
 // Row is one row of a result, valid during the call that got it.

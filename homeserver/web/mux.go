@@ -177,6 +177,9 @@ func (m *Mux) handle(q *request, r *http.Request, found *match) error {
 		q.Header().Set("Allow", found.allowHeader())
 		return mxerr.MethodNotAllowed()
 	}
+	if m.cfg.Writing != nil && rt.method != http.MethodGet {
+		m.cfg.Writing()
+	}
 	for i, name := range rt.params {
 		v := found.values[i]
 		if !utf8.ValidString(v) || strings.IndexByte(v, 0) >= 0 {

@@ -145,6 +145,21 @@ func TestRouting(t *testing.T) {
 	}
 }
 
+// TestWriting: who asks is told of requests that may write, and of no other.
+func TestWriting(t *testing.T) {
+	told := 0
+	srv := newServer(t, Config{Writing: func() { told++ }}, []Route{
+		{Pattern: "GET /a", Handler: echo("read")}, {Pattern: "PUT /a", Handler: echo("write")}, {Pattern: "POST /a", Handler: echo("write")}})
+	for _, c := range []struct {
+		method, path string
+		want         int
+	}{{"GET", "/a", 0}, {"PUT", "/a", 1}, {"POST", "/a", 2}, {"PUT", "/b", 2}, {"DELETE", "/a", 2}} {
+		if call(t, srv, c.method, c.path, "{}"); told != c.want {
+			t.Errorf("%s %s: told of %d writes, want %d", c.method, c.path, told, c.want)
+		}
+	}
+}
+
 func TestNewMuxRefuses(t *testing.T) {
 	h := echo("")
 	for _, table := range [][]Route{

@@ -85,4 +85,6 @@ type Config struct {
 	// CatchUp brings this process's memory up to what other processes have written, and tells whether there was any. It
 	// is asked before a signed-in user is told 403 or 404. nil where one process serves alone.
 	CatchUp func(ctx context.Context) (news bool, err error)
+	// Writing is told that a request has come that may write. May be nil.
+	Writing func()
 }
